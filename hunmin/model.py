@@ -1,0 +1,307 @@
+"""The model as users know it: Hugging Face keyword arguments at the door, blocks behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hunmin.arch import FAMILIES
+from hunmin.errors import InputError, say
+from hunmin.hub import weights
+from hunmin.hub.config import Config
+from hunmin.hub.names import Names
+from hunmin.hub.tensors import write_tensors
+from hunmin.nn.attention import Trace
+from hunmin.nn.cache import Cache
+from hunmin.nn.losses import IGNORE, classification_loss, next_token_loss, replaced_token_loss, span_loss, token_loss
+from hunmin.nn.model import Batch, Model, Result, Tokens
+from hunmin.nn.where import Where
+from hunmin.output import Output
+
+if TYPE_CHECKING:
+    from hunmin.generate import GenerationConfig
+
+
+class PreTrainedModel(Model):
+    """A model of ``config`` for ``task`` ("CausalLM", "SequenceClassification", …; "Model" is the bare body).
+
+    Shapes: B sequences, N tokens, C width, V vocabulary, L labels.
+    """
+
+    def __init__(self, config: Config, task: str = "Model") -> None:
+        super().__init__(*weights.parts(config, task))
+        self.config, self.task, self.name_or_path = config, task, ""
+        self.generation_config: GenerationConfig | None = None
+        self.tie_weights()
+
+    # -------------------------------------------------------------- facts
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    @property
+    def both(self) -> bool:
+        """Whether this is an encoder-decoder model."""
+        return self.encoder is not None and self.decoder is not None
+
+    @property
+    def architecture(self) -> str:
+        """The class name that ``config.json`` gives to this model."""
+        return Names(self.config, self.task).class_name
+
+    def can_generate(self) -> bool:
+        return self.task in ("CausalLM", "Seq2SeqLM")
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        backbone = self.encoder or self.decoder
+        assert backbone is not None
+        return backbone.embed.tokens
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        return getattr(self.head, "out", None) if self.task in ("CausalLM", "MaskedLM", "Seq2SeqLM") else None
+
+    def tie_weights(self) -> None:
+        weights.tie(self, weights.ties(self.config, self.task))
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.Embedding:
+        """Grow or shrink the vocabulary; new rows start at the mean of the old ones (Hewitt 2021), so they disturb nothing."""
+        old = self.get_input_embeddings()
+        if new_num_tokens is None or new_num_tokens == old.num_embeddings:
+            return old
+        tied = weights.ties(self.config, self.task)
+        for backbone in filter(None, (self.encoder, self.decoder)):
+            backbone.embed.tokens.weight = _resized(backbone.embed.tokens.weight, new_num_tokens)
+            backbone.embed.tokens.num_embeddings = new_num_tokens
+            object.__setattr__(backbone.embed.spec, "vocab", new_num_tokens)
+        if (out := self.get_output_embeddings()) is not None:
+            out.out_features = new_num_tokens
+            if out.bias is not None:
+                out.bias = _resized(out.bias, new_num_tokens)
+            if "head.out.weight" not in tied:
+                out.weight = _resized(out.weight, new_num_tokens)
+        self.config["vocab_size"] = new_num_tokens
+        weights.tie(self, tied)
+        return self.get_input_embeddings()
+
+    # -------------------------------------------------------------- forward
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        logits_to_keep: int = 0,
+        where: Where | None = None,
+        decoder_where: Where | None = None,
+    ) -> Any:
+        """One forward pass; ``labels`` (or start and end positions) add the loss. Ids and masks are ``(B, N)``.
+
+        ``where`` replaces mask and positions, e.g. ``Where.packed([5, 9])`` for two sequences in one row without padding.
+        Raises InputError for ids outside the vocabulary, empty input, and sequences longer than the model's positions.
+        """
+        cache = past_key_values if past_key_values is not None else Cache() if use_cache and self.decoder is not None else None
+        batch = Batch(keep=logits_to_keep)
+        if self.encoder is not None:
+            batch.memory = _memory(encoder_outputs)
+            seen = batch.memory if input_ids is None and inputs_embeds is None else inputs_embeds
+            place = where or _place(input_ids, seen, attention_mask, position_ids, None)
+            batch.encoder = Tokens(place, input_ids, token_type_ids, inputs_embeds)
+        if self.decoder is not None:
+            if self.both and decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.shift_right(labels if labels is not None and self.task == "Seq2SeqLM" else input_ids)
+                decoder_where = where if labels is None and where is not None else decoder_where
+            ids, embeds = (decoder_input_ids, decoder_inputs_embeds) if self.both else (input_ids, inputs_embeds)
+            mask, at = (decoder_attention_mask, decoder_where) if self.both else (attention_mask, where)
+            at = at or _place(ids, embeds, mask, None if self.both else position_ids, cache)
+            batch.decoder = Tokens(at, ids, None if self.both else token_type_ids, embeds)
+        states = output_hidden_states if output_hidden_states is not None else bool(self.config.output_hidden_states)
+        attentions = output_attentions if output_attentions is not None else bool(self.config.output_attentions)
+        result = self.run(batch, cache, states=states, weights=attentions)
+        out = self._output(batch, result, cache, labels, (start_positions, end_positions), states, attentions)
+        return out if return_dict is not False else out.to_tuple()
+
+    def shift_right(self, ids: Tensor | None) -> Tensor:
+        """Decoder input ``(B, N)`` for teacher forcing: the start token, then ``ids`` without the last; left-out labels become padding."""
+        if ids is None:
+            raise InputError(say("The decoder needs decoder_input_ids or labels.", "디코더에 decoder_input_ids나 labels가 필요합니다."))
+        start = self.config.decoder_start_token_id
+        pad = self.config.pad_token_id
+        shifted = torch.cat([torch.full_like(ids[:, :1], start if start is not None else pad), ids[:, :-1]], 1)
+        return shifted.masked_fill(shifted == IGNORE, pad)
+
+    def _output(
+        self,
+        batch: Batch,
+        result: Result,
+        cache: Cache | None,
+        labels: Tensor | None,
+        positions: tuple[Tensor | None, Tensor | None],
+        states: bool,
+        attentions: bool,
+    ) -> Output:
+        out, loss = result.out, None
+        heads: dict[str, Any] = {}
+        if self.task in ("Model", "TextEncoding"):
+            heads = {"last_hidden_state": result.hidden, "pooler_output": out}
+        elif out is not None and self.task == "QuestionAnswering":
+            start, end = out[..., 0], out[..., 1]
+            if positions[0] is not None and positions[1] is not None:
+                loss = span_loss(start, end, positions[0], positions[1])
+            heads = {"loss": loss, "start_logits": start, "end_logits": end}
+        elif out is not None:
+            out = out.squeeze(-1) if self.task == "PreTraining" else out
+            heads = {"loss": self._loss(out, labels, batch) if labels is not None else None, "logits": out}
+
+        def seen(trace: Trace) -> tuple[Any, Any, Any]:
+            pick = ((trace.hidden, states), (trace.attentions, attentions), (trace.cross, attentions))
+            hidden, own, cross = (tuple(values) if wanted else None for values, wanted in pick)
+            return hidden, own, cross
+
+        hidden, own, cross = seen(result.trace)
+        if not self.both:
+            return Output(**heads, past_key_values=cache, hidden_states=hidden, attentions=own)
+        encoder_hidden, encoder_own, _ = seen(result.encoder_trace)
+        return Output(
+            **heads,
+            past_key_values=cache,
+            decoder_hidden_states=hidden,
+            decoder_attentions=own,
+            cross_attentions=cross or None,
+            encoder_last_hidden_state=result.memory,
+            encoder_hidden_states=encoder_hidden or None,
+            encoder_attentions=encoder_own or None,
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+        tokens = batch.decoder or batch.encoder
+        assert tokens is not None
+        match self.task:
+            case "CausalLM":
+                return next_token_loss(logits, labels, tokens.at.segment if tokens.at.kind == "packed" else None)
+            case "MaskedLM" | "TokenClassification" | "Seq2SeqLM":
+                return token_loss(logits, labels)
+            case "PreTraining":
+                return replaced_token_loss(logits, labels, tokens.at.segment)
+            case _:
+                return classification_loss(logits, labels, self.config.problem_type)
+
+    # -------------------------------------------------------------- generation, files
+
+    def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:
+        """Continue a prompt, or translate, summarize, … with an encoder-decoder: see :func:`hunmin.generate.generate`."""
+        from hunmin.generate import generate
+
+        return generate(self, inputs, **options)
+
+    def save_pretrained(self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", push_to_hub: bool = False, **hub: Any) -> None:
+        """Write config, weights (safetensors) and generation settings under Hugging Face names; ``transformers`` loads the folder."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config["architectures"] = [self.architecture]
+        self.config["dtype"] = self.dtype
+        write_tensors(weights.export(self, self.config, self.task), folder, max_shard_size)
+        self.config.save_pretrained(folder)
+        if self.generation_config is not None:
+            self.generation_config.save_pretrained(folder)
+        if push_to_hub:
+            from hunmin.hub.push import push_folder
+
+            push_folder(folder, hub.pop("repo_id", folder.name), **hub)
+
+    def push_to_hub(self, repo_id: str, **hub: Any) -> str:
+        """Upload the model to ``repo_id``; returns the address of the commit. Options as in :func:`hunmin.hub.push.push_folder`."""
+        import tempfile
+
+        from hunmin.hub.push import push_folder
+
+        shard = hub.pop("max_shard_size", "5GB")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=shard)
+            return push_folder(Path(folder), repo_id, **hub)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> PreTrainedModel:
+        """A model for the task that its config names: see :class:`hunmin.auto.AutoModel` for the options."""
+        from hunmin.auto import load
+
+        return load(pretrained_model_name_or_path, None, **options)
+
+    def extra_repr(self) -> str:
+        return f"{FAMILIES[self.config.model_type][1]}, {self.task}"
+
+
+def _resized(old: nn.Parameter, rows: int) -> nn.Parameter:
+    new = old.new_empty(rows, *old.shape[1:])
+    kept = min(rows, len(old))
+    with torch.no_grad():
+        new[:kept] = old[:kept]
+        new[kept:] = old.float().mean(0).to(old.dtype)
+    return nn.Parameter(new, requires_grad=old.requires_grad)
+
+
+def _memory(encoder_outputs: Any) -> Tensor | None:
+    """The encoder's last hidden state ``(B, M, C)`` from what users pass: an Output, a tuple, a dict or the tensor itself."""
+    if encoder_outputs is None or isinstance(encoder_outputs, Tensor):
+        return encoder_outputs
+    return encoder_outputs["last_hidden_state"] if isinstance(encoder_outputs, Mapping) else encoder_outputs[0]
+
+
+def _place(ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None, positions: Tensor | None, cache: Cache | None) -> Where:
+    """Where the tokens are, from what users pass. With a cache these tokens follow those in it."""
+    given = ids if ids is not None else embeds
+    if given is None or given.ndim != (2 if ids is not None else 3) or not given.shape[0] or not given.shape[1]:
+        shape = None if given is None else tuple(given.shape)
+        raise InputError(
+            say(
+                f"The model needs token ids of shape (batch, tokens) with at least one token, not {shape}.",
+                f"토큰이 하나 이상인 (batch, tokens) 모양의 id가 필요합니다. 받은 모양: {shape}.",
+            )
+        )
+    rows, new = given.shape[:2]
+    past = cache.length if cache is not None else 0
+    if mask is not None and (mask.ndim != 2 or tuple(mask.shape) not in ((rows, new), (rows, past + new))):
+        raise InputError(
+            say(
+                f"attention_mask has shape {tuple(mask.shape)}, the input {(rows, new)}.",
+                f"attention_mask의 모양 {tuple(mask.shape)}이(가) 입력 {(rows, new)}과(와) 맞지 않습니다.",
+            )
+        )
+    if positions is not None:
+        positions = positions.expand(rows, new)
+        starts = positions.diff(dim=-1, prepend=positions[:, :1] - 1) != 1  # sequences packed in a row restart their positions
+        segment = starts.long().cumsum(-1) if mask is None else torch.where(mask[:, -new:].bool(), 0, -1)
+        return Where(segment, positions, "padded", int(positions.max()) + 1)
+    if mask is not None and mask.shape[1] == past + new:
+        whole = Where.padded(mask)
+        return whole.last(new) if past else whole
+    before = cache.at if cache is not None else None
+    if mask is not None and before is None:
+        return Where.padded(mask)
+    return before.after(new) if before is not None else Where.plain(rows, new, device=given.device)

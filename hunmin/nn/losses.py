@@ -1,0 +1,67 @@
+"""Losses as pure functions of logits and labels. Labels of -100 are left out, as everywhere in this field."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hunmin.errors import InputError, say
+
+IGNORE = -100
+Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits ``(B, N, V)`` against labels ``(B, N)``."""
+    if logits.shape[:-1] != labels.shape:
+        raise InputError(
+            say(
+                f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}.",
+                f"labels의 모양 {tuple(labels.shape)}이(가) logits의 모양 {tuple(logits.shape)}과(와) 맞지 않습니다.",
+            )
+        )
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device), ignore_index=IGNORE)
+
+
+def next_token_loss(logits: Tensor, labels: Tensor, segment: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of every token given those before it. Across two ``segment``s ``(B, N)`` of a packed row nothing is predicted."""
+    target = labels[:, 1:].to(logits.device)
+    if segment is not None:
+        target = target.masked_fill(segment[:, 1:] != segment[:, :-1], IGNORE)
+    return token_loss(logits[:, :-1], target)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, problem: Problem | None) -> Tensor:
+    """Loss of logits ``(B, L)``: squared error, cross-entropy, or binary cross-entropy for several labels at once.
+
+    Without ``problem`` the labels tell: one output is a regression, whole numbers are classes, anything else is several labels.
+    """
+    count = logits.shape[-1]
+    if problem is None:
+        whole = labels.dtype in (torch.long, torch.int)
+        problem = "regression" if count == 1 else "single_label_classification" if whole else "multi_label_classification"
+    labels = labels.to(logits.device)
+    if problem == "regression":
+        return F.mse_loss(logits.squeeze() if count == 1 else logits, labels.squeeze().to(logits.dtype))
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits.view(-1, count), labels.view(-1))
+
+
+def span_loss(start: Tensor, end: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
+    """Mean cross-entropy of first and last token of an answer: logits ``(B, N)``, positions ``(B,)``; positions past N are left out."""
+    limit = start.shape[-1]
+
+    def one(logits: Tensor, positions: Tensor) -> Tensor:
+        return F.cross_entropy(logits, positions.view(-1).to(logits.device).clamp(0, limit), ignore_index=limit)
+
+    return (one(start, starts) + one(end, ends)) / 2
+
+
+def replaced_token_loss(logits: Tensor, labels: Tensor, segment: Tensor) -> Tensor:
+    """Mean binary cross-entropy of "was this token replaced" (Clark et al. 2020) over real tokens: all three ``(B, N)``."""
+    real = segment >= 0
+    return F.binary_cross_entropy_with_logits(logits[real], labels[real].to(logits.dtype))

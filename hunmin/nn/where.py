@@ -1,0 +1,154 @@
+"""Where each token sits: one idea behind padding, packing, causality, sliding windows, cross-attention and caches.
+
+A token has a segment (which sequence it belongs to; -1 is padding) and a position in it. Whether a query sees a key follows from these
+two numbers alone, so no cache and no batch layout needs mask code of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+Kind = Literal["plain", "padded", "packed"]
+
+
+class Where:
+    """Segment and position of every token, both ``(B, N)``.
+
+    ``kind`` is known on the host, so that no GPU is read to choose a kernel: ``plain`` rows are whole sequences at consecutive positions,
+    ``padded`` rows hold one sequence and padding, a ``packed`` row holds several sequences one after another.
+    ``end`` is one more than the largest position, also known on the host.
+    """
+
+    def __init__(self, segment: Tensor, position: Tensor, kind: Kind, end: int, lengths: Sequence[int] = ()) -> None:
+        self.segment, self.position, self.kind, self.end, self.lengths = segment, position, kind, end, list(lengths)
+        self._memo: dict[Any, Any] = {}
+
+    @classmethod
+    def plain(cls, batch: int, length: int, start: int = 0, device: torch.device | str | None = None) -> Where:
+        """``batch`` rows of ``length`` tokens at positions ``start``, ``start + 1``, …"""
+        position = torch.arange(start, start + length, device=device).expand(batch, length)
+        return cls(torch.zeros_like(position), position, "plain", start + length)
+
+    @classmethod
+    def padded(cls, mask: Tensor) -> Where:
+        """From an attention mask ``(B, N)`` of ones and zeros; padding may stand on either side.
+
+        Positions count from the first real token, so padding on the left moves nothing.
+        """
+        real = mask.to(torch.bool)
+        if mask.device.type == "cpu" and bool(real.all()):
+            return cls.plain(mask.shape[0], mask.shape[1])
+        first = real.long().argmax(-1, keepdim=True)
+        position = (torch.arange(mask.shape[1], device=mask.device) - first).clamp(min=0)
+        return cls(torch.where(real, 0, -1), position, "padded", mask.shape[1])
+
+    @classmethod
+    def packed(cls, lengths: Sequence[int], device: torch.device | str | None = None) -> Where:
+        """One row ``(1, sum(lengths))`` that holds a sequence of each length, with no padding between them."""
+        segment = torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(lengths)])
+        position = torch.cat([torch.arange(n, device=device) for n in lengths])
+        return cls(segment[None], position[None], "packed", max(lengths), lengths)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.position.shape
+
+    def memo(self, key: Any, make: Callable[[], T]) -> T:
+        """``make()``, once for this object: masks, rotations and biases are the same in every layer of a forward pass."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def last(self, n: int) -> Where:
+        """The last ``n`` columns: the new tokens of a row whose earlier ones lie in a cache."""
+        if self.kind == "plain":
+            return Where.plain(self.shape[0], n, self.end - n, self.position.device)
+        return Where(self.segment[:, -n:], self.position[:, -n:], self.kind, self.end)
+
+    def after(self, n: int) -> Where:
+        """Places of the next ``n`` tokens of every row; padding on the right of a row stays where it is, between its tokens."""
+        if self.kind == "plain":
+            return Where.plain(self.shape[0], n, self.end, self.position.device)
+        newest = torch.where(self.segment >= 0, self.position, -1).amax(-1, keepdim=True)
+        position = newest + 1 + torch.arange(n, device=newest.device)
+        return Where(torch.zeros_like(position), position, "padded", self.end + n)
+
+    def join(self, new: Where) -> Where:
+        """The keys of a cache after ``new`` tokens were appended to these."""
+        kind: Kind = "plain" if self.kind == new.kind == "plain" and new.end - new.shape[1] == self.end else "padded"
+        return Where(
+            torch.cat([self.segment, new.segment], 1), torch.cat([self.position, new.position], 1), kind, max(self.end, new.end)
+        )
+
+    def pick(self, rows: Tensor) -> Where:
+        """The given rows: beams that survive, finished sequences that leave."""
+        return Where(self.segment[rows], self.position[rows], self.kind, self.end)
+
+    def parts(self) -> list[tuple[slice, Where]]:
+        """The sequences of a packed row, each as a plain row of its own."""
+
+        def cut() -> list[tuple[slice, Where]]:
+            out, start = list[tuple[slice, Where]](), 0
+            for n in self.lengths:
+                out.append((slice(start, start + n), Where.plain(1, n, device=self.position.device)))
+                start += n
+            return out
+
+        return self.memo("parts", cut)
+
+    def extent(self) -> Tensor:
+        """Length of the sequence that each token belongs to, ``(B, N)``; needed by rotations that depend on it."""
+
+        def measure() -> Tensor:
+            if self.kind == "packed":
+                return torch.tensor(self.lengths, device=self.position.device)[self.segment]
+            return torch.where(self.segment >= 0, self.position, 0).amax(-1, keepdim=True).expand(self.shape) + 1
+
+        return self.memo("extent", measure)
+
+    def first_and_last(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(row, column) of the first and of the last token of every sequence: ``(B,)`` each, or ``(segments,)`` when packed."""
+        device = self.position.device
+        if self.kind == "packed":
+            ends = torch.tensor(self.lengths, device=device).cumsum(0)
+            rows = torch.zeros_like(ends)
+            return (rows, ends - torch.tensor(self.lengths, device=device)), (rows, ends - 1)
+        rows, real = torch.arange(self.shape[0], device=device), (self.segment >= 0).long()
+        return (rows, real.argmax(-1)), (rows, self.shape[1] - 1 - real.flip(-1).argmax(-1))
+
+
+def visible(q: Where, k: Where, causal: bool, window: int | None) -> Tensor:
+    """``(B, 1, Q, K)``, True where a query may look at a key.
+
+    A padding query sees every real key of its row: its output is not used, but a softmax over nothing would be NaN.
+    """
+    gap = q.position[:, :, None] - k.position[:, None, :]
+    own, other = q.segment[:, :, None], k.segment[:, None, :]
+    ok = ((own == other) | (own < 0)) & (other >= 0)
+    if causal:
+        ok = ok & (gap >= 0)
+    if window is not None:
+        ok = ok & (gap < window)
+    return ok[:, None]
+
+
+def additive(q: Where, k: Where, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    """The mask to add to attention scores ``(B, 1, Q, K)``, or None when every query sees every key.
+
+    Hidden keys get the smallest finite number, not minus infinity, so that even a query that sees nothing gives numbers.
+    """
+    window = None if window is not None and window >= max(q.end, k.end) else window
+    if q.kind == k.kind == "plain" and window is None and (not causal or q.shape[1] == 1):
+        return None
+
+    def build() -> Tensor:
+        hidden = ~visible(q, k, causal, window)
+        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
+
+    # `k` is part of the value, not only its id, so that the id cannot be reused while the entry lives
+    return q.memo(("mask", id(k), causal, window, dtype), lambda: (build(), k))[0]

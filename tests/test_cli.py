@@ -1,0 +1,397 @@
+"""The command line: what it prints, where, and with which exit code. Pipelines and models are stand-ins except where ``weights`` is marked."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import hunmin
+from hunmin.cli import chat, main
+from hunmin.cli.models import size
+from hunmin.cli.run import readable
+from hunmin.errors import HunminError, InputError, SourceError
+
+
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """``cli("run", "task", stdin="...")`` as the shell would run it, in this process."""
+    monkeypatch.setenv("HUNMIN_DEBUG", "")
+
+    def call(*args: str, stdin: str = "") -> Done:
+        monkeypatch.setattr(sys, "argv", ["hunmin", *args])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as exit:
+            main()
+        return Done(int(exit.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """A pipeline that says its input backwards; what it was called with."""
+    seen: list[tuple[Any, ...]] = []
+
+    def pipeline(task: str, **made: Any) -> Callable[..., Any]:
+        if task != "text-generation":
+            raise InputError(f"unknown task {task}")
+
+        def run(inputs: list[str], **options: Any) -> list[Any]:
+            seen.append((made, inputs, options))
+            return [[{"generated_text": text[::-1]}] for text in inputs]
+
+        return run
+
+    monkeypatch.setattr(hunmin, "pipeline", pipeline, raising=False)
+    return seen
+
+
+# run
+
+
+def test_run_takes_arguments_options_and_a_model(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
+    done = cli("run", "text-generation", "ab", "cd", "--model", "m", "--set", "max_new_tokens=4", "--set", "prefix=x y")
+    assert (done.code, done.out, done.err) == (0, "ba\ndc\n", "")
+    assert calls == [({"model": "m"}, [text], {"batch_size": 1, "max_new_tokens": 4, "prefix": "x y"}) for text in ("ab", "cd")]
+
+
+def test_run_reads_lines_and_writes_json(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
+    done = cli("run", "text-generation", "-", "--json", "--batch-size", "2", stdin="하나\n\ntwo\r\nthree")
+    assert [json.loads(line) for line in done.out.splitlines()] == [[{"generated_text": t}] for t in ("나하", "owt", "eerht")]
+    assert "나하" in done.out
+    assert [inputs for _, inputs, _ in calls] == [["하나", "two"], ["three"]]
+
+
+def test_a_pipe_needs_no_dash(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
+    assert cli("run", "text-generation", stdin="ab\n").out == "ba\n"
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        ([{"generated_text": "a"}, {"generated_text": "b"}], "a\nb"),
+        ({"generated_text": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "a"),
+        ([{"label": "POSITIVE", "score": 0.5}], "0.5000  POSITIVE"),
+        ([{"word": "Paris", "score": 0.25, "start": 3}], "0.2500  Paris  start=3"),
+        ({"answer": "Paris", "score": 0.9, "start": 3, "end": 8}, "Paris"),
+        ([[[0.5, 1.0], [2.0, 3.0]]], "(1, 2, 2)  0.5000 1.0000"),
+        (torch.ones(1, 7), "(1, 7)  1.0000 1.0000 1.0000 1.0000 1.0000 1.0000 ..."),
+        ("text", "text"),
+        ([], ""),
+    ],
+)
+def test_results_for_people(result: Any, text: str) -> None:
+    assert readable(result) == text
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nothing"],
+        ["run"],
+        ["--nothing"],
+        ["run", "text-generation", "a", "--set", "x"],
+        ["run", "text-generation", "a", "--batch-size", "0"],
+    ],
+)
+def test_wrong_usage_is_two(cli: Callable[..., Done], args: list[str]) -> None:
+    done = cli(*args)
+    assert (done.code, done.out) == (2, "")
+    assert "Usage: hunmin" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_an_error_is_one_line(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
+    assert cli("run", "nothing", "a") == Done(1, "", "error: unknown task nothing\n")
+
+
+def _broken(*_: Any, **__: Any) -> None:
+    raise ZeroDivisionError("a\nb")
+
+
+def test_a_surprise_is_one_line_and_a_hint(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hunmin, "pipeline", _broken, raising=False)
+    expected = "error: ZeroDivisionError: a b\nrerun as `hunmin --debug ...` to see where\n"
+    assert cli("run", "text-generation", "a") == Done(1, "", expected)
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_debug_shows_the_traceback(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hunmin, "pipeline", _broken, raising=False)
+    monkeypatch.setenv("HUNMIN_DEBUG", "1" if way == "environment" else "")
+    monkeypatch.setattr(sys, "argv", ["hunmin", *(["--debug"] if way == "option" else []), "run", "text-generation", "a"])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_an_interrupt_is_130(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hunmin, "pipeline", interrupted, raising=False)
+    done = cli("run", "text-generation", "a")
+    assert done.code == 130
+    assert "Traceback" not in done.err
+
+
+def _shell(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    code = "from hunmin.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=120, **options)
+
+
+def test_a_missing_model_is_an_error_without_traceback(tmp_path: Path) -> None:
+    done = _shell("info", str(tmp_path / "nowhere"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_errors_in_korean() -> None:
+    korean = {**os.environ, "HUNMIN_LANG": "ko", "PYTHONUTF8": "1"}
+    assert "모델과 대화합니다" in _shell("--help", env=korean, encoding="utf-8").stdout
+    assert _shell("info", "./nowhere", env=korean, encoding="utf-8").stderr.startswith("오류: ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no broken pipes")
+def test_a_closed_pipe_is_quiet() -> None:
+    code = "from hunmin.cli import main; main()"
+    with subprocess.Popen([sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_help_has_examples_and_options(cli: Callable[..., Done]) -> None:
+    for command in ("run", "chat", "models", "names", "info"):
+        done = cli(command, "--help")
+        assert done.code == 0
+        assert f"Examples:\n    hunmin {command}" in done.out
+
+
+def test_version(cli: Callable[..., Done]) -> None:
+    assert cli("--version") == Done(0, f"hunmin {hunmin.__version__}\n", "")
+
+
+# chat
+
+
+class Echo:
+    """A model and its tokenizer: tokens are characters, and the answer is the last question in capitals."""
+
+    chat_template = "yes"
+    device = torch.device("cpu")
+
+    def __init__(self, context: int = 1000) -> None:
+        self.config = {"max_position_embeddings": context}
+        self.options: dict[str, Any] = {}
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> Any:
+        self.last = messages[-1]["content"]
+        ids = torch.tensor([[ord(c) for m in messages for c in m["content"]]])
+        made = Inputs(input_ids=ids)
+        return made
+
+    def generate(self, input_ids: torch.Tensor, streamer: Any, **options: Any) -> torch.Tensor:
+        self.options = options
+        if self.last == "stop":
+            raise KeyboardInterrupt
+        streamer.end(self.last.upper())
+        return torch.cat([input_ids, torch.tensor([[ord(c) for c in self.last.upper()]])], 1)
+
+    def decode(self, ids: torch.Tensor, **_: Any) -> str:
+        return "".join(map(chr, ids.tolist()))
+
+
+class Inputs(dict[str, torch.Tensor]):
+    def to(self, _: Any) -> Inputs:
+        return self
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch) -> chat.Conversation:
+    """A conversation with Echo, which ``hunmin chat`` gets instead of a model."""
+    echo: Any = Echo()
+    made = chat.Conversation(echo, echo)
+
+    def load(model: str, *, system: str | None = None, **_: Any) -> chat.Conversation:
+        made.reset(system)
+        return made
+
+    monkeypatch.setattr(chat, "load", load)
+    monkeypatch.setattr(hunmin, "TextStreamer", lambda *_, **__: SimpleNamespace(end=print), raising=False)
+    return made
+
+
+def test_chat_answers_a_prompt(cli: Callable[..., Done], talk: chat.Conversation) -> None:
+    assert cli("chat", "hello", "--max-new-tokens", "7", "--temperature", "0.5", "--system", "S") == Done(0, "HELLO\n", "")
+    assert [m["content"] for m in talk.messages] == ["S", "hello", "HELLO"]
+    assert vars(talk.model)["options"] == {"max_new_tokens": 7, "do_sample": True, "temperature": 0.5}
+
+
+def test_temperature_zero_is_greedy(cli: Callable[..., Done], talk: chat.Conversation) -> None:
+    cli("chat", "hello", "--temperature", "0")
+    assert vars(talk.model)["options"] == {"max_new_tokens": 512, "do_sample": False}
+
+
+def test_chat_reads_a_pipe_with_commands(cli: Callable[..., Done], talk: chat.Conversation, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    lines = ["one", "", "two", f"/save {file}", "/reset", "/system Be brief.", "three", "/help", f"/load {file}", "four", "/quit", "five"]
+    done = cli("chat", stdin="\n".join(lines))
+    assert done.code == 0
+    assert [line for line in done.out.splitlines() if line.isupper()] == ["ONE", "TWO", "THREE", "FOUR"]
+    assert "Be brief." in done.out
+    assert "/save FILE" in done.out
+    assert [m["content"] for m in talk.messages] == ["one", "ONE", "two", "TWO", "four", "FOUR"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("nowhere.json", None), ("bad.json", "{"), ("bad.json", '[{"role": 1}]'), ("bad.json", "3")])
+def test_a_bad_conversation_file_is_an_error(talk: chat.Conversation, tmp_path: Path, name: str, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    talk.answer("one")
+    with pytest.raises(HunminError, match=name):
+        talk.take(f"/load {tmp_path / name}")
+    assert len(talk.messages) == 2
+
+
+def test_a_stopped_question_is_forgotten(talk: chat.Conversation) -> None:
+    talk.answer("one")
+    with pytest.raises(KeyboardInterrupt):
+        talk.answer("stop")
+    assert [m["content"] for m in talk.messages] == ["one", "ONE"]
+
+
+def test_the_oldest_questions_leave_a_full_context(talk: chat.Conversation) -> None:
+    talk.model.config = {"max_position_embeddings": 20}  # pyright: ignore
+    talk.options = {"max_new_tokens": 5}
+    talk.reset("sys")
+    for text in ("aaaa", "bbbb", "cccc"):
+        talk.answer(text)
+    assert [m["content"] for m in talk.messages] == ["sys", "bbbb", "BBBB", "cccc", "CCCC"]
+
+
+def test_the_terminal_loop(talk: chat.Conversation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    said = iter(["one", "", "stop", "/load nowhere.json", "two"])
+
+    def ask(_: str) -> str:
+        for line in said:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr(chat, "_history", lambda: None)
+    chat._interactive(talk, "echo")
+    seen = capsys.readouterr()
+    assert [line for line in seen.out.splitlines() if line.isupper()] == ["ONE", "TWO"]
+    assert seen.err.startswith("error: nowhere.json: ")
+
+
+# models
+
+
+def test_sizes() -> None:
+    assert [size(n) for n in (0, 999, 1000, 94_200_000, 2.5e12)] == ["0 B", "999 B", "1.0 kB", "94.2 MB", "2500.0 GB"]
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A cache with two models, and what was removed from it."""
+    models = [SimpleNamespace(name=n, kind=k, bytes=b, last_used=0.0) for n, k, b in (("org/a", "hub", 5000), ("pypi:b==1", "pypi", 10**8))]
+    removed: list[Any] = []
+    monkeypatch.setattr("hunmin.hub.files.cached", lambda: models)
+
+    def remove(name: str) -> int:
+        if name not in {m.name for m in models}:
+            raise SourceError(f"{name} is not in the cache.")
+        removed.append(name)
+        return 10**8
+
+    monkeypatch.setattr("hunmin.hub.files.remove", remove)
+    return removed
+
+
+def test_models_lists_the_largest_first(cli: Callable[..., Done], shelf: list[Any]) -> None:
+    rows = [line.split() for line in cli("models").out.splitlines()]
+    assert [row[:3] for row in rows] == [
+        ["NAME", "KIND", "SIZE"],
+        ["pypi:b==1", "pypi", "100.0"],
+        ["org/a", "hub", "5.0"],
+        ["2", "models,", "100.0"],
+    ]
+
+
+def test_models_rm(cli: Callable[..., Done], shelf: list[Any]) -> None:
+    assert cli("models", "rm", "pypi:b==1", stdin="n\n").code == 1
+    assert shelf == []
+    assert cli("models", "rm", "pypi:b==1", "--yes") == Done(0, "100.0 MB freed\n", "")
+    assert shelf == ["pypi:b==1"]
+    assert cli("models", "rm", "c").err.startswith("error: c is not in the cache")
+
+
+# names, info, env
+
+
+def test_names_prints_the_weight_table(cli: Callable[..., Done]) -> None:
+    done = cli("names", "bert")
+    assert done.code == 0
+    rows = dict(line.split(maxsplit=1) for line in done.out.splitlines())
+    assert rows["bert.encoder.layer.*.attention.self.query"].endswith("attn.q")
+    assert cli("names", "nothing").code == 1
+
+
+def test_info_loads_no_weights(cli: Callable[..., Done], tmp_path: Path) -> None:
+    config = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 99}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
+    done = cli("info", str(tmp_path))
+    assert done.code == 0, done.err
+    block = 12 * 32 * 32 + 13 * 32
+    count = (99 + 64) * 32 + 2 * block + 2 * 32
+    assert f"parameters       {count:,}\n" in done.out
+    assert "gpt2 (GPT2LMHeadModel)" in done.out
+    assert f"memory float32   {size(4 * count)}\n" in done.out
+    assert "context          64\n" in done.out
+
+
+def test_env(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    done = cli("env")
+    assert done.code == 0, done.err
+    assert f"hunmin           {hunmin.__version__}\n" in done.out
+    assert torch.__version__ in done.out
+    assert "secret" not in done.out
+
+
+# with real weights
+
+
+@pytest.mark.weights
+def test_the_default_model_answers() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    done = _shell("chat", "What is the capital of France?", "--max-new-tokens", "16", "--temperature", "0", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
