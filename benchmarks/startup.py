@@ -12,9 +12,9 @@ import statistics
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 LIMITS = {"hunmin --help": 0.25, "from hunmin import pipeline": 0.15}
+COMMAND = "import sys; from hunmin.cli import main; sys.exit(main())"  # the script that pip installs
 PEER = "from transformers import pipeline"
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     python = sys.executable
     seconds = {
         "python -c pass": cpu([python, "-c", "pass"], runs),
-        "hunmin --help": cpu([str(Path(python).parent / "hunmin"), "--help"], runs),
+        "hunmin --help": cpu([python, "-c", COMMAND, "--help"], runs),
         "from hunmin import pipeline": cpu([python, "-c", "from hunmin import pipeline"], runs),
     }
     if find_spec("transformers"):

@@ -186,6 +186,8 @@ def test_gradients_equal(case: Case, task: str, tmp_path: Path) -> None:
     reference, model = read_reference(task, tmp_path).train(), ours(tmp_path, task).train()
     batch = inputs(case, task, padded=False)
     if task == "QuestionAnswering":
+        batch = {k: v for k, v in batch.items() if k != "attention_mask"}  # its loss counts padding too; what padding computes is nobody's
+        batch["input_ids"] = ROWS.clamp(min=2)
         batch |= {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])}
     elif task in ("SequenceClassification", "NextSentencePrediction"):
         batch["labels"] = torch.tensor([1, 0])

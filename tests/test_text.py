@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import text_kinds as kinds
 import torch
 
-from hunmin.errors import FormatError, HunminError, InputError, SourceError
+from hunmin.errors import ConfigError, FormatError, HunminError, InputError, SourceError
 from hunmin.text import AutoTokenizer, BatchEncoding, Tokenizer
+from tests import text_kinds as kinds
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 
@@ -373,6 +373,12 @@ def test_no_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SourceError, match=r"tokenizer\.json, vocab\.txt"):
         AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_vocabulary_files_of_an_unknown_class_are_refused(tmp_path: Path) -> None:
+    folder = kinds.byte_level(tmp_path, "gpt2", tokenizer_class="CLIPTokenizer")
+    with pytest.raises(ConfigError, match=r"CLIPTokenizer .*tokenizer\.json"):
+        AutoTokenizer.from_pretrained(folder)
 
 
 def test_korean_messages(bert: Tokenizer, korean: None) -> None:

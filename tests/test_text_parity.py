@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import text_kinds as kinds
 
 from hunmin.text import AutoTokenizer, Tokenizer
+from tests import text_kinds as kinds
 
 pytestmark = pytest.mark.parity
 SINGLE: list[dict[str, Any]] = [

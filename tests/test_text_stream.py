@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import text_kinds as kinds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hunmin.text import AutoTokenizer, StreamDecoder, Tokenizer
+from tests import text_kinds as kinds
 
 STREAMED = ["gpt2", "roberta", "fast", "bert", "t5", "xlm-roberta", "llama", "marian"]
 TEXTS = st.one_of(

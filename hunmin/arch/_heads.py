@@ -93,6 +93,11 @@ def span(dropout: Callable[[Config], float] = lambda c: 0.0, **options: Any) -> 
     )
 
 
+def decoder_dropout(c: Config) -> float:
+    """The dropout before a decoder's token classifier."""
+    return next((float(p) for k in ("classifier_dropout", "hidden_dropout") if (p := c.get(k)) is not None), 0.1)
+
+
 def dropout_of(c: Config) -> float:
     """The classifier's dropout, or the body's where the config names none."""
     own = c.get("classifier_dropout")

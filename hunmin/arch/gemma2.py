@@ -48,10 +48,9 @@ def rules(c: Config) -> Rules:
 def body(c: Config, attention: Attn, kinds: list[str], local: dict[str, Any]) -> Backbone:
     """``local`` replaces fields of the attention in layers whose kind is sliding."""
     refuse(c, use_bidirectional_attention=False)
-    width, pad = c["hidden_size"], c["pad_token_id"]
     vary = lambda i, a: replace(a, **local) if kinds[i] == "sliding_attention" else a  # noqa: E731
     stack = llama.stack(c, attention, norm=Norm("rms", c["rms_norm_eps"], offset=1.0), order="sandwich", vary=vary)
-    return Backbone(llama.embed(c, scale=width**0.5, pad=pad), stack)
+    return Backbone(llama.embed(c, scale=c["hidden_size"] ** 0.5), stack)
 
 
 def decoder(c: Config) -> Backbone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hunmin.arch._arch import Arch, refuse
-from hunmin.arch._heads import body, causal_lm, classifier, span, tagger
+from hunmin.arch._heads import body, causal_lm, classifier, decoder_dropout, span, tagger
 from hunmin.arch._rules import DERIVED, Config, Flip, Rules, Split, under
 from hunmin.nn.model import Backbone
 from hunmin.nn.spec import FFN, Attn, Embed, Norm, Stack
@@ -50,11 +50,6 @@ def std(c: Config, name: str) -> float:
     return float(c["initializer_range"] / ((2 * c["n_layer"]) ** 0.5 if deep else 1.0))
 
 
-def dropout(c: Config) -> float:
-    own = c.get("classifier_dropout")
-    return float(own if own is not None else c.get("hidden_dropout") or 0.1)
-
-
 ARCH = Arch(
     prefix="transformer.",
     defaults={
@@ -82,7 +77,7 @@ ARCH = Arch(
         "Model": body(),
         "CausalLM": causal_lm("{}LMHeadModel"),
         "SequenceClassification": classifier("score", pool="last", bias=False, dropout=lambda c: (0.0, 0.0)),
-        "TokenClassification": tagger(dropout=dropout),
+        "TokenClassification": tagger(dropout=decoder_dropout),
         "QuestionAnswering": span(),
     },
     aliases={

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hunmin.arch._arch import Arch, Head, refuse
-from hunmin.arch._heads import body, causal_lm, classifier, span, tagger
+from hunmin.arch._heads import body, causal_lm, classifier, decoder_dropout, span, tagger
 from hunmin.arch._rules import DERIVED, Config, Rules, under
 from hunmin.arch._rope import rope
 from hunmin.nn.model import Backbone
@@ -75,7 +75,7 @@ def stack(c: Config, attention: Attn, **extra: Any) -> Stack:
 
 
 def embed(c: Config, **extra: Any) -> Embed:
-    return Embed(c["vocab_size"], c["hidden_size"], **extra)
+    return Embed(c["vocab_size"], c["hidden_size"], pad=c.get("pad_token_id"), **extra)
 
 
 def decoder(c: Config) -> Backbone:
@@ -88,7 +88,7 @@ def heads(softcap: str | None = None) -> dict[str, Head]:
         "Model": body(),
         "CausalLM": causal_lm(softcap=softcap),
         "SequenceClassification": classifier("score", pool="last", bias=False, dropout=lambda c: (0.0, 0.0)),
-        "TokenClassification": tagger("score", dropout=lambda c: float(c.get("classifier_dropout") or c.get("hidden_dropout") or 0.1)),
+        "TokenClassification": tagger("score", decoder_dropout),
         "QuestionAnswering": span(prefix="transformer."),
     }
 

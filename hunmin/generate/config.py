@@ -140,7 +140,7 @@ class GenerationConfig:
         merged = copy.deepcopy(base) if base is not None else GenerationConfig()
         for name in self.given:
             setattr(merged, name, copy.deepcopy(getattr(self, name)))
-        merged.extras |= self.extras
+        merged.extras.update(self.extras)
         return merged
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,6 +228,7 @@ def unknown(name: str) -> InputError:
 def _checked(name: str, value: Any) -> Any:
     """``value`` as the setting ``name``; arrays and tensors become plain numbers. Raises InputError when it cannot be one."""
     value = value.tolist() if hasattr(value, "tolist") else value
+    value = None if value == -1 and name.endswith("token_id") else value  # how some old files write "none"
     if (wanted := _wanted(name, value)) is not None:
         hint = (" (for greedy decoding set do_sample=False)", " (그리디 디코딩은 do_sample=False)") if name == "temperature" else ("", "")
         raise InputError(

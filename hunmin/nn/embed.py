@@ -19,7 +19,8 @@ class TokenEmbedding(nn.Module):
     def __init__(self, spec: Embed) -> None:
         super().__init__()
         self.spec = spec
-        self.tokens = nn.Embedding(spec.vocab, spec.width, padding_idx=spec.pad)
+        pad = spec.pad if spec.pad is not None and 0 <= spec.pad < spec.vocab else None
+        self.tokens = nn.Embedding(spec.vocab, spec.width, padding_idx=pad)
         table = spec.positions if spec.positions and not spec.sinusoid else None
         self.positions = nn.Embedding(table + spec.offset, spec.width) if table else None
         self.types = nn.Embedding(spec.types, spec.width) if spec.types else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,25 +218,36 @@ def with_bos_eos(backend: Backend, bos: str | None, eos: str | None) -> None:
     template(backend, single, f"{single} {start[1]}$B:1{end[1]}", *[token for token in (bos, eos) if token])
 
 
-def patch(state: dict[str, Any], config: Config, family: str) -> dict[str, Any]:
-    """A ``tokenizer.json`` with what the configuration says otherwise: ``add_prefix_space``, and for BERT case, accents and Chinese characters."""
-    text = json.dumps([state.get("pre_tokenizer"), state.get("normalizer")])
-    if isinstance(prefix := config.get("add_prefix_space"), bool) and '"ByteLevel"' in text:
-        for part in (state.get("pre_tokenizer"), state.get("post_processor")):
-            _set(part, ("ByteLevel", "RobertaProcessing"), {"add_prefix_space": prefix})
-    if family == "bert" and '"BertNormalizer"' in text:
-        names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-        _set(state.get("normalizer"), ("BertNormalizer",), {new: config[old] for old, new in names.items() if old in config})
-    return state
+_BERT_KEYS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
 
 
-def _set(part: Any, kinds: tuple[str, ...], values: dict[str, Any]) -> None:
-    """Set ``values`` in every part of one of the kinds, however deep in sequences."""
+def may_patch(text: str, config: Config, family: str) -> bool:
+    """Whether :func:`patch` could change a ``tokenizer.json``: a quick look, since some hold hundreds of thousands of tokens."""
+    spaced = isinstance(config.get("add_prefix_space"), bool) and '"ByteLevel"' in text
+    return spaced or (family == "bert" and '"BertNormalizer"' in text and any(key in config for key in _BERT_KEYS))
+
+
+def patch(state: dict[str, Any], config: Config, family: str) -> bool:
+    """Give the contents of a ``tokenizer.json`` what the configuration says otherwise; returns whether anything changed.
+
+    That is ``add_prefix_space`` of byte-level BPE, and for BERT letter case, accents and Chinese characters.
+    """
+    changed = False
+    if isinstance(prefix := config.get("add_prefix_space"), bool):
+        for name in ("pre_tokenizer", "post_processor"):
+            changed |= _set(state.get(name), ("ByteLevel", "RobertaProcessing"), {"add_prefix_space": prefix})
+    if family == "bert":
+        values = {new: config[old] for old, new in _BERT_KEYS.items() if old in config}
+        changed |= _set(state.get("normalizer"), ("BertNormalizer",), values)
+    return changed
+
+
+def _set(part: Any, kinds: tuple[str, ...], values: dict[str, Any]) -> bool:
+    """Set ``values`` in every part of one of the kinds, however deep in sequences; returns whether anything changed."""
     if isinstance(part, list):
-        for item in part:  # pyright: ignore[reportUnknownVariableType]
-            _set(item, kinds, values)
-    elif isinstance(part, dict):
-        if part.get("type") in kinds:
-            part.update({key: value for key, value in values.items() if key in part})
-        for item in list(part.values()):  # pyright: ignore[reportUnknownVariableType]
-            _set(item, kinds, values)
+        return sum(_set(item, kinds, values) for item in part) > 0  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(part, dict):
+        return False
+    new = {key: value for key, value in values.items() if part.get("type") in kinds and key in part and part[key] != value}
+    part.update(new)
+    return bool(new) + sum(_set(item, kinds, values) for item in list(part.values())) > 0  # pyright: ignore[reportUnknownVariableType]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hunmin.errors import FormatError, HunminError, InputError, SourceError, say
+from hunmin.errors import ConfigError, FormatError, HunminError, InputError, SourceError, say
 from hunmin.text import families as fam
 from hunmin.text import sentencepiece as spm
 from hunmin.text.special import EXTRA, NAMES, added, content
@@ -84,7 +84,7 @@ def load_tokenizer(source: Source, overrides: dict[str, Any] | None = None) -> T
     if not class_name and key != "fast":
         config["tokenizer_class"] = family.name
     try:
-        return _build(source, key, config, overrides)
+        return _build(source, key, config, overrides, class_name or model_type)
     except HunminError as error:
         if isinstance(error, (SourceError, InputError)) or source.name in str(error):
             raise
@@ -106,9 +106,9 @@ def read_backend(path: Path, config: dict[str, Any] | None = None, family: str =
 
     try:
         text = path.read_text(encoding="utf-8")
-        state = json.loads(text)
-        patched = fam.patch(json.loads(text), config or {}, family)
-        return Backend.from_str(text if patched == state else json.dumps(patched))
+        if fam.may_patch(text, config or {}, family) and fam.patch(state := json.loads(text), config or {}, family):
+            text = json.dumps(state)
+        return Backend.from_str(text)
     except Exception as error:  # the Rust library raises Exception itself
         reason = str(error).split("\n")[0][:120]
         raise FormatError(
@@ -120,7 +120,7 @@ def _family(source: Source, class_name: str, model_type: str) -> str:
     """The key of the family, by tokenizer class, model type, and files, in this order."""
     if class_name in fam.CLASSES:
         return fam.CLASSES[class_name]
-    whole_words = source.file("vocab.txt") and not source.file("tokenizer.json")  # WordPiece under any body, as in klue/roberta-base
+    whole_words = not source.file("tokenizer.json") and source.file("vocab.txt") is not None  # WordPiece, whatever the body
     if not class_name and model_type in fam.MODEL_TYPES:
         return "bert" if whole_words else fam.MODEL_TYPES[model_type]
     if class_name or source.file("tokenizer.json"):
@@ -134,13 +134,20 @@ def _family(source: Source, class_name: str, model_type: str) -> str:
     return "fast"
 
 
-def _build(source: Source, key: str, config: dict[str, Any], overrides: dict[str, Any]) -> Tokenizer:
+def _build(source: Source, key: str, config: dict[str, Any], overrides: dict[str, Any], kind: str) -> Tokenizer:
     """The first of: tokenizer.json, a Marian pair, vocab.txt, vocab.json with merges.txt, a SentencePiece model."""
     path = source.file("tokenizer.json")
     if path and not (key == "marian" and source.file("source.spm")):
         return _finish(read_backend(path, config, key), config, overrides, source.name, _extra(source, config))
     if source.file("source.spm"):
         return _marian(source, config)
+    if key == "fast" and kind not in ("", "PreTrainedTokenizer", "TokenizersBackend"):
+        raise ConfigError(
+            say(
+                f"{source.name}: how to build the tokenizer of {kind} from vocabulary files is not known: add its tokenizer.json.",
+                f"{source.name}: {kind}의 토크나이저를 어휘 파일에서 만드는 방법을 모릅니다: tokenizer.json을 추가하세요.",
+            )
+        )
     if path := source.file("vocab.txt"):
         config = {**fam.FAMILIES["bert"].defaults, **config}
         backend = fam.wordpiece(path, config)

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hunmin.errors import InputError, say
+
 if TYPE_CHECKING:
     from hunmin.text.tokenizer import Tokenizer
 
@@ -25,6 +27,8 @@ _DROP = (
 
 def save(tokenizer: Tokenizer, folder: Path) -> tuple[str, ...]:
     """Write the files of ``tokenizer`` into ``folder`` (made when absent) and return their paths."""
+    if folder.is_file():
+        raise InputError(say(f"{folder} is a file: give a folder to save to.", f"{folder}은(는) 파일입니다: 저장할 폴더를 주세요."))
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
 

@@ -1,4 +1,4 @@
-"""Writes the goldens of this folder: files of tiny models and what transformers makes of them. Run from `tests/` after a change of kinds."""
+"""Writes the goldens of this folder: files of tiny models and what transformers makes of them. Run it after a change of text_kinds.py."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import text_kinds as kinds
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from tests import text_kinds as kinds
 
 
 def main() -> None:

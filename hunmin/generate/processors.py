@@ -1,0 +1,293 @@
+"""Logits processors: functions ``(ids (R, N), scores (R, V)) -> scores`` that forbid or favour tokens, in the order that ``transformers`` uses.
+
+R rows (a batch, times its beams), N tokens so far, V vocabulary. A score of minus infinity forbids a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hunmin.errors import InputError, say
+from hunmin.generate.config import GenerationConfig
+
+Processor = Callable[[Tensor, Tensor], Tensor]
+NEVER = float("-inf")
+
+
+class LogitsProcessor:
+    """Base of user-written processors; any callable of the same form will do."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class LogitsProcessorList(list[Processor]):
+    """Processors that run one after another."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        for process in self:
+            scores = process(input_ids, scores)
+        return scores
+
+
+def build(
+    config: GenerationConfig,
+    eos: list[int],
+    prompt: int,
+    longest: int,
+    source: tuple[Tensor, Tensor],
+    padding: Tensor | None,
+    own: Iterable[Processor] = (),
+    allowed: Callable[[int, Tensor], list[int]] | None = None,
+) -> LogitsProcessorList:
+    """Everything that ``config`` asks for.
+
+    Args:
+        config: the settings.
+        eos: end-of-sequence ids.
+        prompt: tokens in the rows before anything is generated.
+        longest: tokens in the rows at most.
+        source: the input ``(B, M)`` (of the encoder, if there is one), and which of it is real.
+        padding: how many tokens on the left of each row are padding, ``(R,)``; None: none. They are no repetitions.
+        own: the user's processors; they run after those that constrain and before those that shape a distribution to sample from.
+        allowed: the ids that may follow a row, called with its index in the batch and its ids.
+    """
+    c, out = config, LogitsProcessorList()
+
+    def add(wanted: Any, *processors: Processor) -> None:
+        out.extend(processors if wanted else ())
+
+    first = prompt + 1 if prompt == 1 and c.forced_bos_token_id is not None else prompt
+    start = 0 if c.min_new_tokens is None else prompt + c.min_new_tokens
+    add(c.sequence_bias, _biased(c.sequence_bias or ()))
+    add(c.encoder_repetition_penalty != 1.0, _from_source(source, 1 / c.encoder_repetition_penalty))
+    add(c.repetition_penalty != 1.0, _repetition(c.repetition_penalty, padding))
+    add(c.no_repeat_ngram_size, _no_repeat(c.no_repeat_ngram_size, padding))
+    add(c.encoder_no_repeat_ngram_size, _no_repeat(c.encoder_no_repeat_ngram_size, padding, source))
+    add(c.bad_words_ids, _biased([[word, NEVER] for word in c.bad_words_ids or () if word not in [[i] for i in eos]]))
+    add(eos and max(c.min_length if c.min_new_tokens is None else 0, start), _until(max(c.min_length, start), _forbidden(eos)))
+    add(allowed is not None, _prefix(allowed, c.num_beams))
+    add(c.forced_bos_token_id is not None, _at(1, _forced(c.forced_bos_token_id)))
+    add(c.forced_eos_token_id is not None, _at(longest - 1, _forced(c.forced_eos_token_id)))
+    add(c.remove_invalid_values, lambda ids, scores: scores.nan_to_num(0.0))
+    add(c.exponential_decay_length_penalty and eos, _decay(c.exponential_decay_length_penalty or (0, 1.0), eos, prompt))
+    add(c.suppress_tokens, _forbidden(c.suppress_tokens or []))
+    add(c.begin_suppress_tokens, _at(first, _forbidden(c.begin_suppress_tokens or [])))
+    out.extend(own)
+    if c.do_sample:
+        _shape(c, add, keep=len(eos or [0]) + 1 if c.num_beams > 1 else 1)
+    add(c.renormalize_logits, lambda ids, scores: scores.log_softmax(-1))
+    return out
+
+
+def _shape(c: GenerationConfig, add: Callable[..., None], keep: int) -> None:
+    """What shapes a distribution to sample from; at least ``keep`` tokens stay possible."""
+    add(c.temperature != 1.0, lambda ids, scores: scores / c.temperature)
+    add(c.top_k, lambda ids, scores: _keep(scores, scores >= _largest(scores, max(c.top_k, keep))))
+    add(c.top_p < 1.0, _top_p(c.top_p, keep))
+    add(c.min_p is not None, _likely(lambda p: (c.min_p or 0.0) * p.amax(-1, keepdim=True), keep))
+    add(c.typical_p < 1.0, _typical(c.typical_p, keep))
+    add(0 < c.epsilon_cutoff < 1, _likely(lambda p: c.epsilon_cutoff, keep))
+
+    def eta(p: Tensor) -> Tensor:
+        entropy = -torch.special.xlogy(p, p).sum(-1, keepdim=True)
+        return (c.eta_cutoff**0.5 * torch.exp(-entropy)).clamp(max=c.eta_cutoff)
+
+    add(0 < c.eta_cutoff < 1, _likely(eta, keep))
+
+
+# ------------------------------------------------------------------ when
+
+
+def _at(length: int, process: Processor) -> Processor:
+    return lambda ids, scores: process(ids, scores) if ids.shape[1] == length else scores
+
+
+def _until(length: int, process: Processor) -> Processor:
+    return lambda ids, scores: process(ids, scores) if ids.shape[1] < length else scores
+
+
+# ------------------------------------------------------------------ constraints
+
+
+def _forbidden(tokens: list[int]) -> Processor:
+    return lambda ids, scores: scores.index_fill(1, torch.tensor(_known(tokens, scores), device=scores.device, dtype=torch.long), NEVER)
+
+
+def _forced(token: int | list[int] | None) -> Processor:
+    tokens = [token] if isinstance(token, int) else token or []
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        return torch.full_like(scores, NEVER).index_fill(1, torch.tensor(_known(tokens, scores, strict=True), device=scores.device), 0.0)
+
+    return process
+
+
+def _known(tokens: list[int], scores: Tensor, strict: bool = False) -> list[int]:
+    """The ids that the model has. Raises InputError for others if ``strict``."""
+    known = [i for i in tokens if i < scores.shape[1]]
+    if strict and len(known) < len(tokens):
+        raise InputError(
+            say(
+                f"Token {max(tokens)} was asked for, but the model's vocabulary has {scores.shape[1]}.",
+                f"토큰 {max(tokens)}을(를) 지정했지만 모델의 어휘는 {scores.shape[1]}개입니다.",
+            )
+        )
+    return known
+
+
+def _biased(bias: Any) -> Processor:
+    """Add a bias to the last token of a sequence wherever the rest of it was just written."""
+    pairs: list[Any] = list(bias.items() if isinstance(bias, Mapping) else bias)
+    try:
+        sequences = [([int(i) for i in ids], float(value)) for ids, value in pairs]
+    except (TypeError, ValueError):
+        raise InputError(
+            say(
+                "sequence_bias has to be {(id, ...): bias} or [[[id, ...], bias], ...].",
+                "sequence_bias는 {(id, ...): 값} 또는 [[[id, ...], 값], ...] 모양이어야 합니다.",
+            )
+        ) from None
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        added = torch.zeros_like(scores)
+        for word, value in sequences:
+            _known(word, scores, strict=True)
+            if (n := len(word) - 1) > ids.shape[1]:
+                continue
+            here = (ids[:, ids.shape[1] - n :] == torch.tensor(word[:-1], device=ids.device)).all(-1)
+            added[:, word[-1]] += torch.where(here, value, 0.0)
+        return scores + added
+
+    return process
+
+
+def _spread(ids: Tensor, scores: Tensor) -> Tensor:
+    """``(R, V)``, True for every token that stands in ``ids``; those beyond the vocabulary are dropped."""
+    found = scores.new_zeros(scores.shape[0], scores.shape[1] + 1, dtype=torch.bool)
+    return found.scatter_(1, ids.clamp(max=scores.shape[1]), True)[:, :-1]
+
+
+def _real(ids: Tensor, padding: Tensor | None) -> Tensor:
+    """``ids`` with padding on the left replaced by an id that no vocabulary has."""
+    if padding is None:
+        return ids
+    return ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) < padding[:, None], torch.iinfo(ids.dtype).max)
+
+
+def _penalized(scores: Tensor, which: Tensor, penalty: float) -> Tensor:
+    return torch.where(which, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+
+def _repetition(penalty: float, padding: Tensor | None) -> Processor:
+    """CTRL's penalty on every token that a row already has (Keskar et al. 2019, section 4.1)."""
+    return lambda ids, scores: _penalized(scores, _spread(_real(ids, padding), scores), penalty)
+
+
+def _from_source(source: tuple[Tensor, Tensor], penalty: float) -> Processor:
+    """The same on the tokens of the input."""
+    ids = source[0].masked_fill(~source[1], torch.iinfo(torch.long).max)
+    return lambda _, scores: _penalized(scores, _spread(ids.repeat_interleave(len(scores) // len(ids), 0), scores), penalty)
+
+
+def _no_repeat(n: int, padding: Tensor | None, source: tuple[Tensor, Tensor] | None = None) -> Processor:
+    """Forbid the tokens that would write an n-gram again, one of the row itself or one of the source."""
+    given = source[0].masked_fill(~source[1], torch.iinfo(torch.long).max) if source is not None else None
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        ids = _real(ids, padding)
+        text = ids if given is None else given.repeat_interleave(len(ids) // len(given), 0)
+        if ids.shape[1] < n - 1 or text.shape[1] < n:
+            return scores
+        grams = text.unfold(1, n, 1)
+        same = (grams[..., :-1] == ids[:, None, ids.shape[1] + 1 - n :]).all(-1)
+        return scores.masked_fill(_spread(torch.where(same, grams[..., -1], torch.iinfo(torch.long).max), scores), NEVER)
+
+    return process
+
+
+def _prefix(allowed: Callable[[int, Tensor], list[int]] | None, beams: int) -> Processor:
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        mask = torch.full_like(scores, NEVER)
+        for row, sequence in enumerate(ids):
+            tokens = allowed(row // beams, sequence) if allowed is not None else []
+            if not len(tokens):
+                raise InputError(
+                    say(
+                        f"prefix_allowed_tokens_fn allows nothing for row {row // beams} of the batch.",
+                        f"prefix_allowed_tokens_fn이 배치의 {row // beams}번 행에 아무 토큰도 허용하지 않습니다.",
+                    )
+                )
+            mask[row, tokens] = 0.0
+        kept = scores + mask
+        stuck = kept.amax(-1).isneginf().view(-1, beams).all(-1).repeat_interleave(beams)  # other constraints forbid all that is allowed
+        return torch.where(stuck[:, None], mask, kept)
+
+    return process
+
+
+def _decay(setting: tuple[int, float], eos: list[int], prompt: int) -> Processor:
+    """Raise the end token's score more and more from a given length on."""
+    start, factor = setting[0] + prompt, setting[1]
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        if (late := ids.shape[1] - start) <= 0:
+            return scores
+        end = scores[:, eos]
+        raised = torch.where(end.isfinite(), end + end.abs() * (factor**late - 1), end)
+        return scores.index_copy(1, torch.tensor(eos, device=scores.device), raised)
+
+    return process
+
+
+# ------------------------------------------------------------------ distributions to sample from
+
+
+def _largest(scores: Tensor, k: int) -> Tensor:
+    """The k-th largest score of each row, ``(R, 1)``."""
+    return scores.topk(min(k, scores.shape[-1])).values[:, -1:]
+
+
+def _keep(scores: Tensor, which: Tensor) -> Tensor:
+    return scores.masked_fill(~which, NEVER)
+
+
+def _likely(limit: Callable[[Tensor], Tensor | float], keep: int) -> Processor:
+    """Keep the tokens whose probability reaches a limit that depends on the distribution."""
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        p = scores.softmax(-1)
+        return _keep(scores, (p >= limit(p)) | (scores >= _largest(scores, keep)))
+
+    return process
+
+
+def _top_p(mass: float, keep: int) -> Processor:
+    """Nucleus sampling (Holtzman et al. 2020): the smallest set of tokens that holds the probability ``mass``."""
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        ordered, order = scores.sort()
+        stays = ordered.softmax(-1).cumsum(-1) > 1 - mass
+        stays[:, -keep:] = True
+        return _keep(scores, stays.scatter(1, order, stays))
+
+    return process
+
+
+def _typical(mass: float, keep: int) -> Processor:
+    """Typical sampling (Meister et al. 2023): the tokens whose surprise is nearest to the expected one."""
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        logp = scores.log_softmax(-1)
+        entropy = -(logp * logp.exp()).nansum(-1, keepdim=True)
+        far, order = (-logp - entropy).abs().sort()
+        last = (scores.gather(1, order).softmax(-1).cumsum(-1) < mass).sum(-1, keepdim=True).clamp(max=scores.shape[1] - 1)
+        stays = far <= far.gather(1, last)
+        stays[:, :keep] = True
+        return _keep(scores, stays.scatter(1, order, stays))
+
+    return process
