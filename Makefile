@@ -23,7 +23,7 @@ check: $(VENV)/.installed-dev
 	PATH="$(abspath $(VENV))/bin:$$PATH" scripts/check
 
 docs: $(VENV)/.installed-dev
-	$(RUN) mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache

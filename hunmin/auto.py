@@ -25,7 +25,7 @@ SOURCE_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_on
 def find(source: str | os.PathLike[str] | Source, options: dict[str, Any]) -> Source:
     """The place that ``source`` names; takes its own options out of ``options``."""
     own = {k: options.pop(k) for k in SOURCE_OPTIONS if k in options}
-    return source if isinstance(source, Source) else resolve(source, **own)
+    return resolve(source, **own)
 
 
 def read_config(source: Source) -> Config:

@@ -35,7 +35,7 @@ class Repo:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: HubServer
+    server: HubServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def log_message(self, format: str, *args: Any) -> None:
         self.server.requests.append(f"{self.command} {unquote(self.path)}")

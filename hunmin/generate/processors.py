@@ -6,7 +6,8 @@ R rows (a batch, times its beams), N tokens so far, V vocabulary. A score of min
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -62,14 +63,14 @@ def build(
         out.extend(processors if wanted else ())
 
     first = prompt + 1 if prompt == 1 and c.forced_bos_token_id is not None else prompt
-    start = 0 if c.min_new_tokens is None else prompt + c.min_new_tokens
+    least = c.min_length if c.min_new_tokens is None else prompt + c.min_new_tokens
     add(c.sequence_bias, _biased(c.sequence_bias or ()))
     add(c.encoder_repetition_penalty != 1.0, _from_source(source, 1 / c.encoder_repetition_penalty))
     add(c.repetition_penalty != 1.0, _repetition(c.repetition_penalty, padding))
     add(c.no_repeat_ngram_size, _no_repeat(c.no_repeat_ngram_size, padding))
     add(c.encoder_no_repeat_ngram_size, _no_repeat(c.encoder_no_repeat_ngram_size, padding, source))
     add(c.bad_words_ids, _biased([[word, NEVER] for word in c.bad_words_ids or () if word not in [[i] for i in eos]]))
-    add(eos and max(c.min_length if c.min_new_tokens is None else 0, start), _until(max(c.min_length, start), _forbidden(eos)))
+    add(eos and least, _until(least, _forbidden(eos)))
     add(allowed is not None, _prefix(allowed, c.num_beams))
     add(c.forced_bos_token_id is not None, _at(1, _forced(c.forced_bos_token_id)))
     add(c.forced_eos_token_id is not None, _at(longest - 1, _forced(c.forced_eos_token_id)))
@@ -114,37 +115,48 @@ def _until(length: int, process: Processor) -> Processor:
 # ------------------------------------------------------------------ constraints
 
 
+def _dense(values: dict[int, float], rest: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """A row ``(V,)`` to add to scores, made once: ``values`` by token id, ``rest`` elsewhere. Ids beyond the vocabulary are dropped."""
+
+    @cache
+    def row(vocab: int, device: torch.device) -> Tensor:
+        return torch.tensor([values.get(i, rest) for i in range(vocab)], device=device)
+
+    return lambda scores: row(scores.shape[1], scores.device)
+
+
 def _forbidden(tokens: list[int]) -> Processor:
-    return lambda ids, scores: scores.index_fill(1, torch.tensor(_known(tokens, scores), device=scores.device, dtype=torch.long), NEVER)
+    row = _dense(dict.fromkeys(tokens, NEVER))
+    return lambda ids, scores: scores + row(scores)
 
 
 def _forced(token: int | list[int] | None) -> Processor:
     tokens = [token] if isinstance(token, int) else token or []
+    row = _dense(dict.fromkeys(tokens, 0.0), rest=NEVER)
 
     def process(ids: Tensor, scores: Tensor) -> Tensor:
-        return torch.full_like(scores, NEVER).index_fill(1, torch.tensor(_known(tokens, scores, strict=True), device=scores.device), 0.0)
+        _check(tokens, scores)
+        return row(scores).expand(scores.shape)
 
     return process
 
 
-def _known(tokens: list[int], scores: Tensor, strict: bool = False) -> list[int]:
-    """The ids that the model has. Raises InputError for others if ``strict``."""
-    known = [i for i in tokens if i < scores.shape[1]]
-    if strict and len(known) < len(tokens):
+def _check(tokens: Iterable[int], scores: Tensor) -> None:
+    """Raise InputError when a token is not in the vocabulary."""
+    if (largest := max(tokens, default=0)) >= scores.shape[1]:
         raise InputError(
             say(
-                f"Token {max(tokens)} was asked for, but the model's vocabulary has {scores.shape[1]}.",
-                f"토큰 {max(tokens)}을(를) 지정했지만 모델의 어휘는 {scores.shape[1]}개입니다.",
+                f"Token {largest} was asked for, but the model's vocabulary has {scores.shape[1]}.",
+                f"토큰 {largest}을(를) 지정했지만 모델의 어휘는 {scores.shape[1]}개입니다.",
             )
         )
-    return known
 
 
 def _biased(bias: Any) -> Processor:
     """Add a bias to the last token of a sequence wherever the rest of it was just written."""
-    pairs: list[Any] = list(bias.items() if isinstance(bias, Mapping) else bias)
+    pairs: list[Any] = list(cast("Mapping[Any, Any]", bias).items() if isinstance(bias, Mapping) else bias)
     try:
-        sequences = [([int(i) for i in ids], float(value)) for ids, value in pairs]
+        words = {tuple(int(i) for i in ids): float(value) for ids, value in pairs}
     except (TypeError, ValueError):
         raise InputError(
             say(
@@ -152,15 +164,18 @@ def _biased(bias: Any) -> Processor:
                 "sequence_bias는 {(id, ...): 값} 또는 [[[id, ...], 값], ...] 모양이어야 합니다.",
             )
         ) from None
+    row = _dense({word[0]: value for word, value in words.items() if len(word) == 1})
+    longer = {word: value for word, value in words.items() if len(word) > 1}
 
     def process(ids: Tensor, scores: Tensor) -> Tensor:
-        added = torch.zeros_like(scores)
-        for word, value in sequences:
-            _known(word, scores, strict=True)
-            if (n := len(word) - 1) > ids.shape[1]:
-                continue
-            here = (ids[:, ids.shape[1] - n :] == torch.tensor(word[:-1], device=ids.device)).all(-1)
-            added[:, word[-1]] += torch.where(here, value, 0.0)
+        _check((i for word in words for i in word), scores)
+        added = row(scores).expand(scores.shape)
+        added = added.clone() if longer else added
+        for word, value in longer.items():
+            n = len(word) - 1
+            if n <= ids.shape[1]:
+                here = (ids[:, -n:] == torch.tensor(word[:-1], device=ids.device)).all(-1)
+                added[:, word[-1]] += torch.where(here, value, 0.0)
         return scores + added
 
     return process

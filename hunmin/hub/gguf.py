@@ -1,0 +1,156 @@
+"""A GGUF file seen as a Hugging Face folder: configuration, tensors under Hugging Face names and layouts, tokenizer."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hunmin.errors import FormatError, say
+from hunmin.hub import gguf_config, gguf_vocab
+from hunmin.hub.gguf_blocks import PLAIN, SIZES, dequantize
+from hunmin.hub.gguf_header import Header, Place
+from hunmin.hub.gguf_names import DERIVED
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class GGUF:
+    """A memory-mapped GGUF file (version 2 or 3, little endian) of the Llama family, Qwen 2 and 3, Gemma 2 and 3 or GPT-2.
+
+    Opening it reads names and places only: weights are dequantized, and the vocabulary is read, when they are asked for.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        SourceError: the file cannot be opened.
+        FormatError: it is cut off, damaged or no GGUF file.
+    """
+
+    metadata: Mapping[str, Any]
+
+    def __init__(self, path: Path) -> None:
+        self._header = Header(path)
+        self.metadata = self._header
+        self._bytes = torch.frombuffer(self._header.data, dtype=torch.uint8)
+
+    def config(self) -> dict[str, Any]:
+        """The keys and values of ``config.json``.
+
+        Raises:
+            ConfigError: an architecture or a setting that Hunmin does not know.
+            FormatError: values that are missing, impossible or at odds with the tensors.
+        """
+        factors = self._header.tensors.get("rope_freqs.weight")
+        return gguf_config.config(self._header, None if factors is None else self._dense("rope_freqs.weight", factors, torch.float32))
+
+    def names(self) -> list[str]:
+        """The tensors as Hugging Face names them. Raises ConfigError for an unknown architecture, FormatError for an unknown tensor."""
+        return list(self._stored)
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor ``name``, dequantized, contiguous, on the CPU, in Hugging Face's layout.
+
+        Args:
+            name: one of ``names()``.
+            dtype: a float type; None keeps that of the file, and makes quantized tensors fp32.
+
+        Raises:
+            FormatError: stored in a type that Hunmin does not read.
+        """
+        stored = self._stored[name]
+        place, family, module = self._header.tensors[stored], self._keys.family, stored.rsplit(".", 2)[-2]
+        dtype = dtype or PLAIN.get(place.kind, torch.float32)
+        if family.shifted and module.endswith("_norm"):
+            return (self._dense(stored, place, torch.float32) - 1).to(dtype)
+        return self._dense(stored, place, dtype, module in family.transposed and len(place.shape) == 2)
+
+    def raw(self, name: str) -> tuple[Tensor, str, tuple[int, ...]]:
+        """The stored blocks of ``name``: uint8 (rows, bytes), their type such as ``Q4_K``, and the shape of the numbers in them.
+
+        Rows are in Hugging Face's order, but what Hugging Face stores transposed is not. May be a view of the file: do not write into it.
+        """
+        stored = self._stored[name]
+        place = self._header.tensors[stored]
+        rows, order = self._rows(stored, place), self._order(stored, place)
+        return rows if order is None else rows[order], place.kind, place.shape
+
+    def tokenizer(self) -> Tokenizer:
+        """The Rust tokenizer. Raises ConfigError for a kind that Hunmin does not know, FormatError for a broken vocabulary."""
+        return gguf_vocab.tokenizer(self._header)
+
+    def tokenizer_config(self) -> dict[str, Any]:
+        """The keys and values of ``tokenizer_config.json``, the chat template among them."""
+        return gguf_vocab.tokenizer_config(self._header)
+
+    def generation_config(self) -> dict[str, Any]:
+        """The keys and values of ``generation_config.json``: where generation starts and stops."""
+        return gguf_vocab.generation_config(self._header)
+
+    @cached_property
+    def _keys(self) -> gguf_config.Keys:
+        return gguf_config.Keys(self._header)
+
+    @cached_property
+    def _stored(self) -> dict[str, str]:
+        """Hugging Face name to name in the file."""
+        found: dict[str, str] = {}
+        for stored in self._header.tensors:
+            if stored.endswith(DERIVED):
+                continue
+            name = self._keys.family.name(stored)
+            if name is None or name in found:
+                raise FormatError(
+                    say(
+                        f"{self._header.path}: tensor {stored!r} is none that a {self._keys.name} model has.",
+                        f"{self._header.path}: {self._keys.name} 모델에 없는 텐서 {stored!r}이(가) 있습니다.",
+                    )
+                )
+            found[name] = stored
+        return found
+
+    def _rows(self, stored: str, place: Place) -> Tensor:
+        """The bytes of a tensor, a row of its matrix in each row; of a vector, all in one."""
+        if place.kind not in SIZES:
+            known = ", ".join(SIZES)
+            raise FormatError(
+                say(
+                    f"{self._header.path}: tensor {stored} is stored as {place.kind}, which Hunmin does not read. Known: {known}.",
+                    f"{self._header.path}: 텐서 {stored}의 형식 {place.kind}은(는) 읽을 수 없습니다. 지원: {known}.",
+                )
+            )
+        block, size = SIZES[place.kind]
+        return self._bytes[place.start : place.start + place.size].view(-1, place.shape[-1] // block * size)
+
+    def _order(self, stored: str, place: Place) -> Tensor | None:
+        """For each row in Hugging Face's order, the row of the file: llama.cpp puts the two dimensions of a rotation side by side."""
+        module = stored.rsplit(".", 2)[-2]
+        if module not in self._keys.family.interleaved:
+            return None
+        heads = self._keys.integer("attention.head_count")
+        if module == "attn_k":
+            heads = self._keys.integer("attention.head_count_kv", heads)
+        if place.shape[0] % (2 * heads):
+            self._header.fail(f"{heads} heads do not fit tensor {stored}", f"헤드 {heads}개가 텐서 {stored}와 맞지 않습니다")
+        return torch.arange(place.shape[0], device="cpu").view(heads, -1, 2).transpose(1, 2).reshape(-1)
+
+    def _dense(self, stored: str, place: Place, dtype: torch.dtype, transposed: bool = False) -> Tensor:
+        """The numbers of a tensor; the pages of the file that held them are let go."""
+        raw, order = self._rows(stored, place), self._order(stored, place) if not stored.endswith(DERIVED) else None
+        out = torch.empty(place.shape[::-1] if transposed else place.shape, dtype=dtype, device="cpu")
+        target = out.t() if transposed else out.view(-1, place.shape[-1])
+        if order is not None and len(place.shape) == 1:  # a bias: its rows are numbers
+            dequantize(raw.view(-1, SIZES[place.kind][1]), place.kind, out.view(-1, 1), order) if place.kind in PLAIN else None
+        else:
+            dequantize(raw, place.kind, target, order)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            start = place.start - place.start % mmap.PAGESIZE
+            self._header.data.madvise(mmap.MADV_DONTNEED, start, place.start + place.size - start)
+        return out

@@ -1,0 +1,108 @@
+"""Feature extraction: texts as vectors, one a token or one a text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hunmin.errors import InputError, say
+from hunmin.pipelines.base import Pipeline
+from hunmin.text import BatchEncoding
+
+Pooling = Literal["none", "auto", "mean", "cls", "max", "last"]
+POOLINGS = ("none", "auto", "mean", "cls", "max", "last")
+
+
+def sentence_settings(source: Any) -> dict[str, Any]:
+    """Pooling, normalization and length limit as a sentence-transformers folder states them; empty for any other."""
+    from hunmin.hub.config import read_json
+
+    if (modules := source.file("modules.json")) is None:
+        return {}
+    out: dict[str, Any] = {"pooling": "mean", "normalize": False}
+    for module in json.loads(modules.read_text(encoding="utf-8")):
+        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+        if kind == "Normalize":
+            out["normalize"] = True
+        elif kind == "Pooling" and (path := source.file(f"{module['path']}/config.json")):
+            modes = {"pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_lasttoken": "last"}
+            settings = read_json(path)
+            out["pooling"] = next((mode for key, mode in modes.items() if settings.get(key)), "mean")
+        elif kind not in ("Transformer", "Pooling"):
+            raise InputError(
+                say(f"{source.name} ends in a {kind} layer, which Hunmin does not have.", f"{source.name}의 {kind} 층은 지원하지 않습니다.")
+            )
+    if path := source.file("sentence_bert_config.json"):
+        out["max_length"] = read_json(path).get("max_seq_length")
+    return out
+
+
+def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
+    """hidden ``(B, N, C)`` and mask ``(B, N)`` -> ``(B, C)``."""
+    rows, weights = torch.arange(len(mask), device=mask.device), mask[..., None].to(hidden.dtype)
+    if how == "cls":
+        return hidden[rows, mask.argmax(-1)]
+    if how == "last":
+        return hidden[rows, mask.shape[1] - 1 - mask.flip(-1).argmax(-1)]
+    if how == "max":
+        return hidden.masked_fill(weights == 0, torch.finfo(hidden.dtype).min).amax(1)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+class FeatureExtractionPipeline(Pipeline):
+    """Hidden states of the last layer: ``[1][N][C]`` nested lists a text, or tensors.
+
+    ``pooling`` makes one vector a text, ``(C,)``: "mean", "cls", "max", "last", or "auto" - what the model's sentence-transformers files
+    say (its normalization included), else the mean.
+    """
+
+    def preprocess(
+        self,
+        inputs: Any,
+        *,
+        pooling: Pooling = "none",
+        truncation: bool = True,
+        max_length: int | None = None,
+        tokenize_kwargs: dict[str, Any] | None = None,
+    ) -> BatchEncoding:
+        limit = max_length or (self.sentence.get("max_length") if pooling != "none" else None)
+        if limit is None and truncation and self.tokenizer.model_max_length > 10**9:
+            limit = self.model.config.max_position_embeddings
+        item = self.tokenizer(inputs, **{"truncation": truncation, "max_length": limit, **(tokenize_kwargs or {})})
+        if not item["input_ids"]:
+            raise InputError(say("The text is empty: it has no tokens.", "텍스트가 비어 있어 토큰이 없습니다."))
+        return item
+
+    def forward(self, batch: BatchEncoding, *, pooling: Pooling = "none", normalize: bool | None = None) -> list[Tensor]:
+        """Vectors of every text: ``(N, C)``, or ``(C,)`` when pooled."""
+        if pooling not in POOLINGS:
+            raise InputError(
+                say(f"Unknown pooling {pooling!r}. Known: {', '.join(POOLINGS)}.", f"알 수 없는 pooling {pooling!r}. 가능: {', '.join(POOLINGS)}.")
+            )
+        hidden, mask = self.model(**batch).last_hidden_state, batch["attention_mask"]
+        stated = self.sentence if pooling == "auto" else {}
+        unit = normalize if normalize is not None else stated.get("normalize", False)
+        if pooling == "none":
+            hidden = F.normalize(hidden, dim=-1) if unit else hidden
+            return [h[m.bool()] for h, m in zip(hidden, mask, strict=True)]
+        vectors = pool(hidden, mask, stated.get("pooling", "mean") if pooling == "auto" else pooling)
+        return list(F.normalize(vectors, dim=-1) if unit else vectors)
+
+    def postprocess(self, outputs: Tensor, *, return_tensors: bool | str = False) -> Any:
+        """Nested lists, or with ``return_tensors`` a tensor: ``(1, N, C)``, pooled ``(C,)``."""
+        vectors = outputs[None] if outputs.ndim == 2 else outputs
+        return vectors if return_tensors else vectors.float().tolist()
+
+    @property
+    def sentence(self) -> dict[str, Any]:
+        """What the model's folder says as a sentence-transformers model."""
+        if "_sentence" not in self.__dict__:
+            from hunmin.hub.files import resolve
+
+            name = self.model.name_or_path
+            self._sentence = sentence_settings(resolve(name)) if name else {}
+        return self._sentence

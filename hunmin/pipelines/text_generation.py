@@ -1,0 +1,123 @@
+"""Text generation: continue a text, or answer a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hunmin.errors import InputError, say
+from hunmin.pipelines.base import Pipeline
+from hunmin.text import BatchEncoding
+
+# For pipelines whose model and caller say nothing: open-ended text wants some chance, and an end.
+DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+LENGTHS = ("max_length", "max_new_tokens")
+
+
+def is_chat(value: Any) -> bool:
+    """Whether ``value`` is a conversation: a list of messages with a role."""
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
+
+
+class TextGenerationPipeline(Pipeline):
+    """``generate`` on strings or chats. Every answer is a list of ``{"generated_text": …}``, one for each returned sequence.
+
+    Any option of :class:`hunmin.GenerationConfig` may be given, when the pipeline is built (a default) or when it is called.
+    """
+
+    def is_single(self, inputs: Any) -> bool:
+        return isinstance(inputs, str) or is_chat(inputs)
+
+    def preprocess(
+        self,
+        inputs: Any,
+        *,
+        prefix: str = "",
+        add_special_tokens: bool | None = None,
+        truncation: bool = False,
+        continue_final_message: bool | None = None,
+        tools: list[Any] | None = None,
+        template_kwargs: dict[str, Any] | None = None,
+    ) -> BatchEncoding:
+        """Tokens of the prompt; a chat goes through the tokenizer's template. Raises InputError for an empty prompt."""
+        chat = is_chat(inputs)
+        if not chat and not isinstance(inputs, str):
+            raise InputError(
+                say(
+                    f"text-generation takes a string or a list of messages with role and content, not {type(inputs).__name__}.",
+                    f"text-generation에는 문자열이나 role과 content가 있는 메시지 목록이 필요합니다. 받은 형식: {type(inputs).__name__}.",
+                )
+            )
+        text, special = prefix + inputs if not chat else "", add_special_tokens
+        if chat:
+            last = inputs[-1]["role"] == "assistant" if continue_final_message is None else continue_final_message
+            text = self.tokenizer.apply_chat_template(
+                list(inputs),
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=not last,
+                continue_final_message=last,
+                **(template_kwargs or {}),
+            )
+            special = False  # the template has written them
+        item = self.tokenizer(text, truncation=truncation, **({} if special is None else {"add_special_tokens": special}))
+        if not item["input_ids"]:
+            raise InputError(say("The prompt is empty. Write at least one word.", "프롬프트가 비어 있습니다. 한 단어 이상 입력하세요."))
+        item["prompt"] = list(inputs) if chat else text
+        return item
+
+    def collate(self, items: list[BatchEncoding]) -> BatchEncoding:
+        if self.tokenizer.pad_token_id is None and len(items) > 1:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        side, self.tokenizer.padding_side = self.tokenizer.padding_side, "left"
+        try:
+            batch = super().collate(items)
+        finally:
+            self.tokenizer.padding_side = side
+        batch["prompt"] = [item["prompt"] for item in items]
+        return batch
+
+    def forward(self, batch: BatchEncoding, **generation: Any) -> list[dict[str, Any]]:
+        """Generate; one item a prompt with its new token ids, ``(num_return_sequences, new)``."""
+        prompts, ids = batch.pop("prompt"), batch["input_ids"]
+        own = self.model.generation_config
+        settled = set(generation) | (set(own.to_diff_dict()) if own is not None else set())
+        for key, value in DEFAULTS.items():
+            if not settled & ({key} if key not in LENGTHS else set(LENGTHS)):
+                generation[key] = value
+        sampling = generation.get("do_sample", own.do_sample if own is not None else False)
+        if not sampling:
+            generation.pop("temperature", None)
+        if "stop_strings" in generation:
+            generation.setdefault("tokenizer", self.tokenizer)
+        out = self.model.generate(ids, attention_mask=batch["attention_mask"], **generation)
+        each = len(out) // len(prompts)
+        new = out[:, ids.shape[1] :].tolist()
+        return [{"prompt": p, "ids": ids[i].tolist(), "new": new[i * each : (i + 1) * each]} for i, p in enumerate(prompts)]
+
+    def postprocess(
+        self,
+        outputs: dict[str, Any],
+        *,
+        return_full_text: bool | None = None,
+        return_text: bool | None = None,
+        return_tensors: bool | None = None,
+        clean_up_tokenization_spaces: bool = True,
+        skip_special_tokens: bool = True,
+    ) -> list[dict[str, Any]]:
+        """New tokens as text, after the prompt unless ``return_full_text=False``; ``return_tensors`` gives token ids instead."""
+        prompt, answers = outputs["prompt"], list[dict[str, Any]]()
+        full = return_full_text if return_full_text is not None else True
+        for new in outputs["new"]:
+            if return_tensors:
+                answers.append({"generated_token_ids": [*outputs["ids"], *new] if full else new})
+                continue
+            text = self.tokenizer.decode(new, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=clean_up_tokenization_spaces)
+            if full and isinstance(prompt, list):
+                last = prompt[-1]
+                continued = last["role"] == "assistant"
+                message = {**last, "content": last["content"] + text} if continued else {"role": "assistant", "content": text}
+                answers.append({"generated_text": [*(prompt[:-1] if continued else prompt), message]})
+            else:
+                answers.append({"generated_text": prompt + text if full else text})
+        return answers
