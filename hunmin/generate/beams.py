@@ -41,12 +41,17 @@ class Beams:
         self.open = torch.ones(items, 1, dtype=torch.bool, device=prompt.device)  # whether the best may still change
         self.offset = torch.arange(items, device=prompt.device)[:, None] * self.beams
         self.origin: Tensor | None = None
+        self.alive = prompt.shape[0]
 
     def normalized(self, logits: Tensor) -> Tensor:
         return logits.log_softmax(-1)
 
+    @property
+    def ids(self) -> Tensor:
+        return self.running.flatten(0, 1)
+
     def text(self) -> Tensor:
-        return self.running.flatten(0, 1)[:, : self.length]
+        return self.ids[:, : self.length]
 
     def advance(self, scores: Tensor, history: tuple[Tensor, ...] | None) -> bool:
         """Choose the next beams by ``scores`` ``(B * K, V)``; returns whether to go on."""
@@ -64,15 +69,16 @@ class Beams:
         ends = self.rules.stops(candidates.flatten(0, 1)[:, : self.length], history).view(top.shape)
         ends = ends | (self.length >= self.rules.longest)
 
-        self.scores, onward = (top + ends * LOW).topk(self.beams)
-        self.running = _take(candidates, onward)
-        self.origin = (_take(parent, onward) + self.offset).flatten()
+        self.scores, kept = (top + ends * LOW).topk(self.beams)
+        self.running = _take(candidates, kept)
+        self.origin = (_take(parent, kept) + self.offset).flatten()
         self._collect(candidates, top, ends)
         self.open = self.open & self._improvable()
-        done, stuck, broken = torch.stack([self._done().all(), ends.all(), top.isnan().any()]).tolist()  # the one wait for a GPU
+        going, onward, broken = torch.stack([(~self._done()).sum(), (~ends).sum(), top.isnan().sum()]).tolist()  # the one wait for a GPU
         if broken:
             raise not_a_number()
-        return not done and not stuck
+        self.alive = going * self.beams
+        return going > 0 and onward > 0
 
     def _collect(self, candidates: Tensor, top: Tensor, ends: Tensor) -> None:
         """Put finished candidates among the best; those behind the first K were only looked at for the sake of running on."""

@@ -207,14 +207,19 @@ class GenerationConfig:
         (folder / "generation_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-DEFAULTS: dict[str, Any] = {name: vars(GenerationConfig)[name] for name in GenerationConfig.__annotations__ if name in vars(GenerationConfig)}
+DEFAULTS: dict[str, Any] = {
+    name: vars(GenerationConfig)[name] for name in GenerationConfig.__annotations__ if name in vars(GenerationConfig)
+}
 
 
 def refuse(name: str, value: Any) -> None:
     """Raise InputError unless ``value`` switches the option off."""
     if not any(value is off or (type(value) is type(off) and value == off) for off in REFUSED[name]):
         raise InputError(
-            say(f"generate: {name} is not supported by Hunmin. Leave it out.", f"generate: Hunmin은 {name}을(를) 지원하지 않습니다. 빼고 다시 실행하세요.")
+            say(
+                f"generate: {name} is not supported by Hunmin. Leave it out.",
+                f"generate: Hunmin은 {name}을(를) 지원하지 않습니다. 빼고 다시 실행하세요.",
+            )
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from hunmin.generate.prompt import Prompt, end_ids, limits, longest, prepare
 from hunmin.generate.sampling import Rows, Rules, seeded
 from hunmin.generate.stopping import Criterion, StoppingCriteriaList, after, ends_with, says
 from hunmin.nn.cache import Cache
+from hunmin.nn.where import Where
 from hunmin.output import Output
 
 if TYPE_CHECKING:
@@ -70,49 +72,195 @@ def generate(
         with torch.inference_mode():
             config, told = _settings(model, generation_config, options)
             if streamer is not None and config.num_beams > 1:
-                raise InputError(say("A streamer cannot be used with beams: set num_beams=1.", "스트리머는 빔 서치와 함께 쓸 수 없습니다. num_beams=1로 정하세요."))
+                raise InputError(
+                    say(
+                        "A streamer cannot be used with beams: set num_beams=1.",
+                        "스트리머는 빔 서치와 함께 쓸 수 없습니다. num_beams=1로 정하세요.",
+                    )
+                )
             past = options.pop("past_key_values", None)
             prompt = prepare(model, inputs, config, options)
-            for name, value in options.items():
-                if value is not None:
-                    raise unknown(name)
-            config.max_length, length = longest(model, config, prompt.ids.shape[1], told), prompt.ids.shape[1]
+            if options:
+                raise unknown(next(iter(options)))
+            start, config.max_length = prompt.ids.shape[1], longest(model, config, prompt.ids.shape[1], told)
+            stops = _stops(config, start, stopping_criteria or (), tokenizer, model.device)
+            rules = Rules(start, config.max_length, _fill(config), stops, config.do_sample, seeded(seed, generator, model.device))
             copies = max(config.num_beams, config.num_return_sequences)
-            eos, padding = end_ids(config), prompt.padding
-            process = processors.build(
-                config,
-                eos,
-                length,
-                config.max_length,
-                (prompt.source, prompt.real),
-                padding.repeat_interleave(copies) if padding is not None else None,
-                logits_processor or (),
-                prefix_allowed_tokens_fn,
-            )
-            stops = StoppingCriteriaList([ends_with(eos, model.device)] if eos else [])
-            stops += [after(config.max_time)] if config.max_time is not None else []
-            stops += [says(config.stop_strings, tokenizer, length)] if config.stop_strings else []
-            stops += stopping_criteria or []
-            rules = Rules(length, config.max_length, _fill(config, eos), stops, config.do_sample, seeded(seed, generator, model.device))
             rows = prompt.ids.repeat_interleave(copies, 0)
-            search = Beams(rows, rules, config, len(eos)) if config.num_beams > 1 else Rows(rows, rules)
+            search = Beams(rows, rules, config, len(end_ids(config))) if config.num_beams > 1 else Rows(rows, rules)
+            process = processors.build(config, prompt, copies, logits_processor or (), prefix_allowed_tokens_fn)
             steps = Steps(model, prompt, (past if past is not None else Cache()) if config.use_cache else None, copies)
             record = _decode(steps, search, process, config, streamer)
-            sequences, scores = search.result()
-        # Cloned outside of inference mode: a training step may want to use them.
-        sequences = sequences.clone()
     except BaseException as error:
-        if hasattr(streamer, "error"):
-            streamer.error(error)  # whoever reads the other end must not wait for ever
+        if (tell := getattr(streamer, "error", None)) is not None:
+            tell(error)  # whoever reads the other end must not wait for ever
         raise
     if streamer is not None:
         streamer.end()
+    sequences, scores = (t.clone() if t is not None else None for t in search.result())  # no inference tensors: training may follow
     if not config.return_dict_in_generate:
         return sequences
-    return Output(
-        sequences=sequences,
-        sequences_scores=scores.clone() if scores is not None else None,
-        scores=tuple(t.clone() for t in record["scores"]) if config.output_scores else None,
-        logits=tuple(t.clone() for t in record["logits"]) if config.output_logits else None,
-        past_key_values=steps.cache,
+    return Output(sequences=sequences, sequences_scores=scores, **record, past_key_values=steps.cache)
+
+
+def _settings(model: PreTrainedModel, own: GenerationConfig | None, options: dict[str, Any]) -> tuple[GenerationConfig, bool]:
+    """The settings of this call, and whether the user set a length; takes the settings out of ``options``. Raises InputError."""
+    if not model.can_generate():
+        raise InputError(
+            say(
+                f"This model was loaded for {model.task} and cannot generate: load it with AutoModelForCausalLM or AutoModelForSeq2SeqLM.",
+                f"이 모델은 {model.task}용이라 생성할 수 없습니다. AutoModelForCausalLM이나 AutoModelForSeq2SeqLM으로 불러오세요.",
+            )
+        )
+    for name in [*options]:
+        value = options.pop(name)
+        name = RENAMED.get(name, name)
+        if name in DEFAULTS or name in REFUSED or (value is not None and name not in IGNORED):
+            options[name] = value
+    told = {k: options.pop(k) for k in [*options] if k in DEFAULTS or k in REFUSED}
+    config = (own or GenerationConfig()).over(model.generation_config)
+    for name, value in config.extras.items():  # a model's file may ask for what we do not have
+        if name in REFUSED:
+            refuse(name, value)
+    config.update(**told)
+    lengths = [k for k in ("max_length", "max_new_tokens") if told.get(k) is not None or (own is not None and k in own.given)]
+    if len(lengths) > 1:
+        warn_once(
+            say(
+                "max_new_tokens and max_length are both set; max_new_tokens counts.",
+                "max_new_tokens와 max_length가 모두 있어 max_new_tokens를 따릅니다.",
+            )
+        )
+    elif lengths == ["max_length"]:
+        config.max_new_tokens = None  # the one of this call counts, not the model's
+    many, beams = config.num_return_sequences, config.num_beams
+    if many > beams and (beams > 1 or not config.do_sample):
+        raise InputError(
+            say(
+                f"num_return_sequences={many} needs num_beams={many} or more, or do_sample=True without beams.",
+                f"num_return_sequences={many}에는 num_beams={many} 이상이나, 빔 없는 do_sample=True가 필요합니다.",
+            )
+        )
+    return config, bool(lengths)
+
+
+def _stops(
+    config: GenerationConfig, start: int, own: Iterable[Criterion], tokenizer: Tokenizer | None, device: torch.device
+) -> StoppingCriteriaList:
+    stops = StoppingCriteriaList([ends_with(eos, device)] if (eos := end_ids(config)) else [])
+    stops += [after(config.max_time)] if config.max_time is not None else []
+    stops += [says(config.stop_strings, tokenizer, start)] if config.stop_strings else []
+    stops += own
+    return stops
+
+
+def _fill(config: GenerationConfig) -> int:
+    """What follows the end of a row: padding, else the end token again."""
+    return config.pad_token_id if config.pad_token_id is not None else (end_ids(config) or [0])[0]
+
+
+class Steps:
+    """The model as a function from the newest tokens to the logits of the next ``(R, V)``, with what it has to remember.
+
+    The prompt of an input is read once, then its keys and values are copied for its beams. Rows that have ended leave the batch.
+    """
+
+    def __init__(self, model: PreTrainedModel, prompt: Prompt, cache: Cache | None, copies: int) -> None:
+        self.model, self.prompt, self.cache, self.copies = model, prompt, cache, copies
+        self.where = prompt.where
+        self.held = torch.arange(len(prompt.ids) * copies, device=model.device)  # the rows that are in the batch, in their order
+        self.count = len(self.held)  # the same on the host
+
+    def first(self) -> Tensor:
+        """Logits after the prompt, ``(R, V)``."""
+        ids, where, past = self.prompt.ids, self.where, self.cache.length if self.cache is not None else 0
+        if past >= ids.shape[1]:
+            raise InputError(
+                say(
+                    f"past_key_values holds {past} tokens, the prompt only {ids.shape[1]}: pass the whole prompt, with new tokens at its end.",
+                    f"past_key_values에 {past}토큰이 있는데 프롬프트는 {ids.shape[1]}토큰뿐입니다. 새 토큰까지 전체 프롬프트를 주세요.",
+                )
+            )
+        logits = self._run(ids[:, past:], where.last(ids.shape[1] - past) if past else where)
+        if self.copies > 1:
+            self._pick(self.held // self.copies)
+        return logits.repeat_interleave(self.copies, 0)
+
+    def next(self, ids: Tensor, origin: Tensor | None, live: Tensor | None) -> Tensor:
+        """Logits after ``ids`` ``(R, N)``, whose rows continue the rows ``origin``. Only ``live`` rows are computed, the others get zeros."""
+        rows = len(ids)
+        if origin is not None or live is not None:
+            slot = torch.empty(rows, dtype=torch.long, device=ids.device)
+            slot[self.held] = torch.arange(len(self.held), device=ids.device)
+            self.held = live if live is not None else self.held
+            self.count = len(self.held)
+            self._pick(slot[self.held if origin is None else origin[self.held]])
+        new = ids if self.count == rows else ids[self.held]
+        step = self.where.after(1)
+        if self.cache is None:
+            self.where = self.where.join(step)
+            logits = self._run(new, self.where)
+        else:
+            self.where = step
+            logits = self._run(new[:, -1:], step)
+        return logits if self.count == rows else logits.new_zeros(rows, logits.shape[1]).index_copy_(0, self.held, logits)
+
+    def _run(self, ids: Tensor, where: Where) -> Tensor:
+        prompt = self.prompt
+        if prompt.memory is None:
+            out = self.model(ids, where=where, past_key_values=self.cache, use_cache=self.cache is not None, logits_to_keep=1)
+        else:
+            out = self.model(
+                encoder_outputs=prompt.memory,
+                where=prompt.memory_where,
+                decoder_input_ids=ids,
+                decoder_where=where,
+                past_key_values=self.cache,
+                use_cache=self.cache is not None,
+                logits_to_keep=1,
+            )
+        return out.logits[:, -1].float()
+
+    def _pick(self, rows: Tensor) -> None:
+        self.where = self.where.pick(rows)
+        if self.cache is not None:
+            self.cache.pick(rows)
+        elif self.prompt.memory is not None and self.prompt.memory_where is not None:  # with a cache its keys and values are in there
+            self.prompt = replace(self.prompt, memory=self.prompt.memory[rows], memory_where=self.prompt.memory_where.pick(rows))
+
+
+def _decode(
+    steps: Steps, search: Rows | Beams, process: processors.Processor, config: GenerationConfig, streamer: BaseStreamer | None
+) -> dict[str, tuple[Tensor, ...] | None]:
+    """Run until the search has ended; returns the scores and logits of every step, where they are wanted."""
+    asked = {
+        k: config.return_dict_in_generate and wanted for k, wanted in (("scores", config.output_scores), ("logits", config.output_logits))
+    }
+    kept: dict[str, list[Tensor]] = {"scores": [], "logits": []}
+    soft = limits(steps.model)[1]
+    if streamer is not None:
+        streamer.put(steps.prompt.ids.cpu())
+    logits = steps.first()
+    while True:
+        scores = process(search.text(), search.normalized(logits))
+        for name, value in (("scores", scores), ("logits", logits)):
+            if asked[name]:
+                kept[name].append(value)
+        more = search.advance(scores, tuple(kept["scores"]) if asked["scores"] else None)
+        if streamer is not None:
+            streamer.put(search.ids[:, search.length - 1].cpu())
+        if not more:
+            return {name: tuple(values) if asked[name] else None for name, values in kept.items()}
+        if soft is not None and search.length > soft:
+            _warn_long(soft)
+        fewer = not any(asked.values()) and search.alive * 4 <= steps.count * 3  # leaving costs a copy of the cache
+        logits = steps.next(search.text(), search.origin, search.live if fewer else None)
+
+
+def _warn_long(limit: int) -> None:
+    warn_once(
+        say(
+            f"The text is longer than the {limit} tokens that this model was made for; its quality may suffer.",
+            f"이 모델이 다루도록 만들어진 {limit}토큰보다 텍스트가 길어 품질이 떨어질 수 있습니다.",
+        )
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hunmin.errors import InputError, say
 from hunmin.generate.config import GenerationConfig
+from hunmin.generate.prompt import Prompt, end_ids
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 NEVER = float("-inf")
@@ -37,33 +38,25 @@ class LogitsProcessorList(list[Processor]):
 
 def build(
     config: GenerationConfig,
-    eos: list[int],
-    prompt: int,
-    longest: int,
-    source: tuple[Tensor, Tensor],
-    padding: Tensor | None,
+    prompt: Prompt,
+    copies: int,
     own: Iterable[Processor] = (),
     allowed: Callable[[int, Tensor], list[int]] | None = None,
 ) -> LogitsProcessorList:
-    """Everything that ``config`` asks for.
+    """Everything that ``config`` asks for, for ``copies`` rows an input; ``max_length`` has to be final.
 
-    Args:
-        config: the settings.
-        eos: end-of-sequence ids.
-        prompt: tokens in the rows before anything is generated.
-        longest: tokens in the rows at most.
-        source: the input ``(B, M)`` (of the encoder, if there is one), and which of it is real.
-        padding: how many tokens on the left of each row are padding, ``(R,)``; None: none. They are no repetitions.
-        own: the user's processors; they run after those that constrain and before those that shape a distribution to sample from.
-        allowed: the ids that may follow a row, called with its index in the batch and its ids.
+    ``own`` are the user's processors; they run after those that constrain and before those that shape a distribution to sample from.
+    ``allowed`` gives the ids that may follow a row, by its index in the batch and its ids.
     """
-    c, out = config, LogitsProcessorList()
+    c, out, eos = config, LogitsProcessorList(), end_ids(config)
+    start, source = prompt.ids.shape[1], (prompt.source, prompt.real)
+    padding = prompt.padding.repeat_interleave(copies) if prompt.padding is not None else None  # it is no repetition
 
     def add(wanted: Any, *processors: Processor) -> None:
         out.extend(processors if wanted else ())
 
-    first = prompt + 1 if prompt == 1 and c.forced_bos_token_id is not None else prompt
-    least = c.min_length if c.min_new_tokens is None else prompt + c.min_new_tokens
+    first = start + 1 if start == 1 and c.forced_bos_token_id is not None else start
+    least = c.min_length if c.min_new_tokens is None else start + c.min_new_tokens
     add(c.sequence_bias, _biased(c.sequence_bias or ()))
     add(c.encoder_repetition_penalty != 1.0, _from_source(source, 1 / c.encoder_repetition_penalty))
     add(c.repetition_penalty != 1.0, _repetition(c.repetition_penalty, padding))
@@ -71,11 +64,11 @@ def build(
     add(c.encoder_no_repeat_ngram_size, _no_repeat(c.encoder_no_repeat_ngram_size, padding, source))
     add(c.bad_words_ids, _biased([[word, NEVER] for word in c.bad_words_ids or () if word not in [[i] for i in eos]]))
     add(eos and least, _until(least, _forbidden(eos)))
-    add(allowed is not None, _prefix(allowed, c.num_beams))
+    add(allowed is not None, _prefix(allowed, copies, c.num_beams))
     add(c.forced_bos_token_id is not None, _at(1, _forced(c.forced_bos_token_id)))
-    add(c.forced_eos_token_id is not None, _at(longest - 1, _forced(c.forced_eos_token_id)))
+    add(c.forced_eos_token_id is not None, _at(c.max_length - 1, _forced(c.forced_eos_token_id)))
     add(c.remove_invalid_values, lambda ids, scores: scores.nan_to_num(0.0))
-    add(c.exponential_decay_length_penalty and eos, _decay(c.exponential_decay_length_penalty or (0, 1.0), eos, prompt))
+    add(c.exponential_decay_length_penalty and eos, _decay(c.exponential_decay_length_penalty or (0, 1.0), eos, start))
     add(c.suppress_tokens, _forbidden(c.suppress_tokens or []))
     add(c.begin_suppress_tokens, _at(first, _forbidden(c.begin_suppress_tokens or [])))
     out.extend(own)
@@ -225,16 +218,16 @@ def _no_repeat(n: int, padding: Tensor | None, source: tuple[Tensor, Tensor] | N
     return process
 
 
-def _prefix(allowed: Callable[[int, Tensor], list[int]] | None, beams: int) -> Processor:
+def _prefix(allowed: Callable[[int, Tensor], list[int]] | None, copies: int, beams: int) -> Processor:
     def process(ids: Tensor, scores: Tensor) -> Tensor:
         mask = torch.full_like(scores, NEVER)
         for row, sequence in enumerate(ids):
-            tokens = allowed(row // beams, sequence) if allowed is not None else []
+            tokens = allowed(row // copies, sequence) if allowed is not None else []
             if not len(tokens):
                 raise InputError(
                     say(
-                        f"prefix_allowed_tokens_fn allows nothing for row {row // beams} of the batch.",
-                        f"prefix_allowed_tokens_fn이 배치의 {row // beams}번 행에 아무 토큰도 허용하지 않습니다.",
+                        f"prefix_allowed_tokens_fn allows nothing for row {row // copies} of the batch.",
+                        f"prefix_allowed_tokens_fn이 배치의 {row // copies}번 행에 아무 토큰도 허용하지 않습니다.",
                     )
                 )
             mask[row, tokens] = 0.0

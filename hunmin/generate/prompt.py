@@ -43,7 +43,9 @@ def prepare(model: PreTrainedModel, inputs: Any, config: GenerationConfig, optio
     """The prompt from what the user passed; takes its own names out of ``options``. Raises InputError for what cannot be continued."""
     given = options.pop("input_ids", None)
     if inputs is not None and given is not None:
-        raise InputError(say("generate: inputs and input_ids are the same; pass one.", "generate: inputs와 input_ids는 같은 것입니다. 하나만 주세요."))
+        raise InputError(
+            say("generate: inputs and input_ids are the same; pass one.", "generate: inputs와 input_ids는 같은 것입니다. 하나만 주세요.")
+        )
     inputs = inputs if inputs is not None else given
     mask, outputs = options.pop("attention_mask", None), options.pop("encoder_outputs", None)
     started = options.pop("decoder_input_ids", None)
@@ -77,7 +79,10 @@ def prepare(model: PreTrainedModel, inputs: Any, config: GenerationConfig, optio
 def _needed(token: int | None, name: str) -> int:
     if token is None:
         raise InputError(
-            say(f"generate has nothing to start from: pass input_ids, or set {name}.", f"시작할 토큰이 없습니다. input_ids를 주거나 {name}를 정하세요.")
+            say(
+                f"generate has nothing to start from: pass input_ids, or set {name}.",
+                f"시작할 토큰이 없습니다. input_ids를 주거나 {name}를 정하세요.",
+            )
         )
     return token
 
@@ -150,7 +155,10 @@ def longest(model: PreTrainedModel, config: GenerationConfig, prompt: int, told:
     room = hard + 1 if hard is not None else None  # the last token is written, not read
     if hard is not None and prompt > hard:
         raise InputError(
-            say(f"The prompt has {prompt} tokens, the model at most {hard}. Shorten it.", f"프롬프트가 {prompt}토큰인데 모델은 최대 {hard}토큰까지 받습니다. 줄여 주세요.")
+            say(
+                f"The prompt has {prompt} tokens, the model at most {hard}. Shorten it.",
+                f"프롬프트가 {prompt}토큰인데 모델은 최대 {hard}토큰까지 받습니다. 줄여 주세요.",
+            )
         )
     if config.max_new_tokens is not None:
         total = prompt + config.max_new_tokens

@@ -55,10 +55,11 @@ class Rows:
     """The state of a greedy or sampled decoding.
 
     ``ids`` is ``(R, longest)`` with ``length`` columns written; ``origin`` says which row of the step before each row continues (None:
-    itself); ``live`` are the rows that still grow.
+    itself). ``live`` are the rows that still grow, ``alive`` is their number.
     """
 
     origin: Tensor | None = None
+    alive: int
 
     def __init__(self, prompt: Tensor, rules: Rules) -> None:
         self.rules, self.length = rules, prompt.shape[1]
@@ -77,10 +78,11 @@ class Rows:
         self.ids[:, self.length] = torch.where(self.finished, rules.fill, tokens)
         self.length += 1
         self.finished = self.finished | rules.stops(self.text(), history)
-        done, broken = torch.stack([self.finished.all(), (best.isnan() & ~self.finished).any()]).tolist()  # the one wait for a GPU
+        going = ~self.finished
+        self.alive, broken = torch.stack([going.sum(), (best.isnan() & going).sum()]).tolist()  # the one wait for a GPU
         if broken:
             raise not_a_number()
-        return not done and self.length < rules.longest
+        return self.alive > 0 and self.length < rules.longest
 
     def text(self) -> Tensor:
         """What is written, ``(R, length)``."""

@@ -53,11 +53,16 @@ def says(strings: str | Iterable[str], tokenizer: Tokenizer | None, prompt: int)
     """
     if tokenizer is None:
         raise InputError(
-            say("stop_strings needs the tokenizer: generate(..., tokenizer=tokenizer).", "stop_strings에는 generate(..., tokenizer=tokenizer)가 필요합니다.")
+            say(
+                "stop_strings needs the tokenizer: generate(..., tokenizer=tokenizer).",
+                "stop_strings에는 generate(..., tokenizer=tokenizer)가 필요합니다.",
+            )
         )
     wanted = [strings] if isinstance(strings, str) else list(strings)
     if not wanted or not all(isinstance(s, str) and s for s in wanted):
-        raise InputError(say(f"stop_strings has to be text, not {strings!r}.", f"stop_strings는 빈 문자열이 아닌 텍스트여야 합니다: {strings!r}."))
+        raise InputError(
+            say(f"stop_strings has to be text, not {strings!r}.", f"stop_strings는 빈 문자열이 아닌 텍스트여야 합니다: {strings!r}.")
+        )
     window = max(len(s.encode()) for s in wanted) + 16
 
     def stop(rows: Tensor, scores: Any) -> Tensor:

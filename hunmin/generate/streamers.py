@@ -90,4 +90,3 @@ class TextIteratorStreamer(TextStreamer):
         if isinstance(piece, BaseException):
             raise piece
         return piece
-

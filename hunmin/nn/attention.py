@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunmin.nn.cache import Cache
+from hunmin.nn.linear import Linear
 from hunmin.nn.norm import build_norm
 from hunmin.nn.positions import RelativeBias, rotate
 from hunmin.nn.spec import Attn
@@ -86,10 +87,10 @@ class Attention(nn.Module):
         super().__init__()
         self.spec, self.dim = spec, spec.head_dim or width // spec.heads
         kv = (spec.kv_heads or spec.heads) * self.dim
-        self.q = nn.Linear(width, spec.heads * self.dim, bias="q" in spec.bias)
-        self.k = nn.Linear(width, kv, bias="k" in spec.bias)
-        self.v = nn.Linear(width, kv, bias="v" in spec.bias)
-        self.o = nn.Linear(spec.heads * self.dim, width, bias="o" in spec.bias)
+        self.q = Linear(width, spec.heads * self.dim, bias="q" in spec.bias)
+        self.k = Linear(width, kv, bias="k" in spec.bias)
+        self.v = Linear(width, kv, bias="v" in spec.bias)
+        self.o = Linear(spec.heads * self.dim, width, bias="o" in spec.bias)
         self.q_norm = build_norm(spec.qk_norm, self.dim) if spec.qk_norm else None
         self.k_norm = build_norm(spec.qk_norm, self.dim) if spec.qk_norm else None
 

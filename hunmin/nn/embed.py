@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunmin.errors import InputError, say
+from hunmin.nn.linear import Embedding, Linear
 from hunmin.nn.norm import build_norm
 from hunmin.nn.positions import sinusoids
 from hunmin.nn.spec import Embed
@@ -20,12 +21,12 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.spec = spec
         pad = spec.pad if spec.pad is not None and 0 <= spec.pad < spec.vocab else None
-        self.tokens = nn.Embedding(spec.vocab, spec.width, padding_idx=pad)
+        self.tokens = Embedding(spec.vocab, spec.width, padding_idx=pad)
         table = spec.positions if spec.positions and not spec.sinusoid else None
-        self.positions = nn.Embedding(table + spec.offset, spec.width) if table else None
-        self.types = nn.Embedding(spec.types, spec.width) if spec.types else None
+        self.positions = Embedding(table + spec.offset, spec.width) if table else None
+        self.types = Embedding(spec.types, spec.width) if spec.types else None
         self.norm = build_norm(spec.norm, spec.width) if spec.norm else None
-        self.project = nn.Linear(spec.width, spec.project) if spec.project else None
+        self.project = Linear(spec.width, spec.project) if spec.project else None
 
     def forward(self, ids: Tensor | None, at: Where, types: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
         """ids ``(B, N)``, or their embeddings ``embeds`` ``(B, N, C)`` -> ``(B, N, C)``. Raises InputError past the last position."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hunmin.errors import InputError, say
 from hunmin.nn.layers import activation
+from hunmin.nn.linear import Linear
 from hunmin.nn.norm import build_norm
 from hunmin.nn.spec import Norm
 from hunmin.nn.where import Where
@@ -33,9 +34,9 @@ class LMHead(nn.Module):
         self.dense = self.norm = self.act = None
         if transform:
             inner, act, norm = transform
-            self.dense, self.act, self.norm = nn.Linear(width, inner), activation(act), build_norm(norm, inner)
+            self.dense, self.act, self.norm = Linear(width, inner), activation(act), build_norm(norm, inner)
             width = inner
-        self.out = nn.Linear(width, vocab, bias=bias)
+        self.out = Linear(width, vocab, bias=bias)
 
     def forward(self, x: Tensor, at: Where, ids: Tensor | None = None) -> Tensor:
         if self.dense is not None and self.act is not None and self.norm is not None:
@@ -64,9 +65,9 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.pool, self.dropout, self.end = pool, dropout, end
-        self.dense = nn.Linear(width, width) if hidden else None
+        self.dense = Linear(width, width) if hidden else None
         self.act = activation(hidden) if hidden else None
-        self.out = nn.Linear(width, labels, bias=bias)
+        self.out = Linear(width, labels, bias=bias)
 
     def forward(self, x: Tensor, at: Where, ids: Tensor | None = None) -> Tensor:
         """Dropouts: before the hidden layer, and after it."""
@@ -97,7 +98,7 @@ class Pooler(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
 
     def forward(self, x: Tensor, at: Where, ids: Tensor | None = None) -> Tensor:
         return torch.tanh(self.dense(x[at.first_and_last()[0]]))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hunmin.errors import ConfigError, say
 from hunmin.nn.attention import Attention, Context
+from hunmin.nn.linear import Linear
 from hunmin.nn.norm import build_norm
 from hunmin.nn.positions import RelativeBias
 from hunmin.nn.spec import FFN, Stack
@@ -54,9 +55,9 @@ class FeedForward(nn.Module):
     def __init__(self, spec: FFN, width: int) -> None:
         super().__init__()
         self.act, self.dropout = activation(spec.act), spec.dropout
-        self.up = nn.Linear(width, spec.width, bias=spec.bias)
-        self.gate = nn.Linear(width, spec.width, bias=spec.bias) if spec.gated else None
-        self.down = nn.Linear(spec.width, width, bias=spec.bias)
+        self.up = Linear(width, spec.width, bias=spec.bias)
+        self.gate = Linear(width, spec.width, bias=spec.bias) if spec.gated else None
+        self.down = Linear(spec.width, width, bias=spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.up(x)) if self.gate is None else self.act(self.gate(x)) * self.up(x)

@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from hunmin.nn.linear import Embedding
 from hunmin.nn.spec import Buckets, Rope
 from hunmin.nn.where import Where
 
@@ -81,7 +82,7 @@ class RelativeBias(nn.Module):
     def __init__(self, spec: Buckets, heads: int, causal: bool) -> None:
         super().__init__()
         self.spec, self.causal = spec, causal
-        self.table = nn.Embedding(spec.count, heads)
+        self.table = Embedding(spec.count, heads)
 
     def forward(self, q: Where, k: Where) -> Tensor:
         """``(B or 1, H, Q, K)``, computed once per pair of places; plain rows share one."""
