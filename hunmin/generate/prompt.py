@@ -59,9 +59,12 @@ def prepare(model: PreTrainedModel, inputs: Any, config: GenerationConfig, optio
     if outputs is not None:
         memory = outputs if isinstance(outputs, Tensor) else outputs["last_hidden_state" if isinstance(outputs, Mapping) else 0]
         memory = memory.to(model.device)
-    if inputs is None and memory is None:
+    elif inputs is None:
         raise InputError(say("generate needs input_ids: the text to read.", "generate에 읽을 텍스트의 input_ids가 필요합니다."))
-    source = _ids(inputs, model.device) if inputs is not None else torch.zeros(memory.shape[:2], dtype=torch.long, device=model.device)
+    if memory is not None and inputs is None:
+        source = torch.zeros(memory.shape[:2], dtype=torch.long, device=model.device)
+    else:
+        source = _ids(inputs, model.device)
     real = _mask(source, mask, config, infer=inputs is not None)
     at = _where(real)
     if memory is None:

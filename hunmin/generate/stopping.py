@@ -58,8 +58,8 @@ def says(strings: str | Iterable[str], tokenizer: Tokenizer | None, prompt: int)
                 "stop_strings에는 generate(..., tokenizer=tokenizer)가 필요합니다.",
             )
         )
-    wanted = [strings] if isinstance(strings, str) else list(strings)
-    if not wanted or not all(isinstance(s, str) and s for s in wanted):
+    wanted: list[Any] = [strings] if isinstance(strings, str) else list(strings)
+    if not all(isinstance(s, str) and s for s in wanted):
         raise InputError(
             say(f"stop_strings has to be text, not {strings!r}.", f"stop_strings는 빈 문자열이 아닌 텍스트여야 합니다: {strings!r}.")
         )

@@ -48,8 +48,8 @@ class GGUF:
             ConfigError: an architecture or a setting that Hunmin does not know.
             FormatError: values that are missing, impossible or at odds with the tensors.
         """
-        factors = self._header.tensors.get("rope_freqs.weight")
-        return gguf_config.config(self._header, None if factors is None else self._dense("rope_freqs.weight", factors, torch.float32))
+        factors = "rope_freqs.weight"
+        return gguf_config.config(self._header, self._dense(factors, torch.float32) if factors in self._header.tensors else None)
 
     def names(self) -> list[str]:
         """The tensors as Hugging Face names them. Raises ConfigError for an unknown architecture, FormatError for an unknown tensor."""
@@ -66,11 +66,11 @@ class GGUF:
             FormatError: stored in a type that Hunmin does not read.
         """
         stored = self._stored[name]
-        place, family, module = self._header.tensors[stored], self._keys.family, stored.rsplit(".", 2)[-2]
+        place, family, module = self._header.check(stored), self._keys.family, stored.rsplit(".", 2)[-2]
         dtype = dtype or PLAIN.get(place.kind, torch.float32)
         if family.shifted and module.endswith("_norm"):
-            return (self._dense(stored, place, torch.float32) - 1).to(dtype)
-        return self._dense(stored, place, dtype, module in family.transposed and len(place.shape) == 2)
+            return (self._dense(stored, torch.float32) - 1).to(dtype)
+        return self._dense(stored, dtype, module in family.transposed and len(place.shape) == 2)
 
     def raw(self, name: str) -> tuple[Tensor, str, tuple[int, ...]]:
         """The stored blocks of ``name``: uint8 (rows, bytes), their type such as ``Q4_K``, and the shape of the numbers in them.
@@ -78,8 +78,8 @@ class GGUF:
         Rows are in Hugging Face's order, but what Hugging Face stores transposed is not. May be a view of the file: do not write into it.
         """
         stored = self._stored[name]
-        place = self._header.tensors[stored]
-        rows, order = self._rows(stored, place), self._order(stored, place)
+        place = self._header.check(stored)
+        rows, order = self._rows(stored, place)
         return rows if order is None else rows[order], place.kind, place.shape
 
     def tokenizer(self) -> Tokenizer:
@@ -116,40 +116,28 @@ class GGUF:
             found[name] = stored
         return found
 
-    def _rows(self, stored: str, place: Place) -> Tensor:
-        """The bytes of a tensor, a row of its matrix in each row; of a vector, all in one."""
-        if place.kind not in SIZES:
-            known = ", ".join(SIZES)
-            raise FormatError(
-                say(
-                    f"{self._header.path}: tensor {stored} is stored as {place.kind}, which Hunmin does not read. Known: {known}.",
-                    f"{self._header.path}: 텐서 {stored}의 형식 {place.kind}은(는) 읽을 수 없습니다. 지원: {known}.",
-                )
-            )
-        block, size = SIZES[place.kind]
-        return self._bytes[place.start : place.start + place.size].view(-1, place.shape[-1] // block * size)
+    def _rows(self, stored: str, place: Place) -> tuple[Tensor, Tensor | None]:
+        """The bytes of a tensor, one row of numbers in each row, and for each row in Hugging Face's order its row here (None: the same).
 
-    def _order(self, stored: str, place: Place) -> Tensor | None:
-        """For each row in Hugging Face's order, the row of the file: llama.cpp puts the two dimensions of a rotation side by side."""
-        module = stored.rsplit(".", 2)[-2]
-        if module not in self._keys.family.interleaved:
-            return None
-        heads = self._keys.integer("attention.head_count")
-        if module == "attn_k":
-            heads = self._keys.integer("attention.head_count_kv", heads)
-        if place.shape[0] % (2 * heads):
-            self._header.fail(f"{heads} heads do not fit tensor {stored}", f"헤드 {heads}개가 텐서 {stored}와 맞지 않습니다")
-        return torch.arange(place.shape[0], device="cpu").view(heads, -1, 2).transpose(1, 2).reshape(-1)
+        Only llama.cpp's rotation asks for another order: it has the two dimensions of a rotation side by side.
+        """
+        block, size = SIZES[self._header.check(stored).kind]
+        width, order, module = place.shape[-1], None, stored.rsplit(".", 2)[-2]
+        if module in self._keys.family.interleaved:
+            heads = self._keys.integer("attention.head_count")
+            heads = self._keys.integer("attention.head_count_kv", heads) if module == "attn_k" else heads
+            width = width if len(place.shape) == 2 else 1  # of a bias the rows are numbers
+            if place.shape[0] % (2 * heads) or len(place.shape) > 2 or width % block:
+                self._header.fail(f"{heads} heads do not fit tensor {stored}", f"헤드 {heads}개가 텐서 {stored}와 맞지 않습니다")
+            order = torch.arange(place.shape[0], device="cpu").view(heads, -1, 2).transpose(1, 2).reshape(-1)
+        return self._bytes[place.start : place.start + place.size].view(-1, width // block * size), order
 
-    def _dense(self, stored: str, place: Place, dtype: torch.dtype, transposed: bool = False) -> Tensor:
+    def _dense(self, stored: str, dtype: torch.dtype, transposed: bool = False) -> Tensor:
         """The numbers of a tensor; the pages of the file that held them are let go."""
-        raw, order = self._rows(stored, place), self._order(stored, place) if not stored.endswith(DERIVED) else None
+        place = self._header.check(stored)
+        raw, order = self._rows(stored, place)
         out = torch.empty(place.shape[::-1] if transposed else place.shape, dtype=dtype, device="cpu")
-        target = out.t() if transposed else out.view(-1, place.shape[-1])
-        if order is not None and len(place.shape) == 1:  # a bias: its rows are numbers
-            dequantize(raw.view(-1, SIZES[place.kind][1]), place.kind, out.view(-1, 1), order) if place.kind in PLAIN else None
-        else:
-            dequantize(raw, place.kind, target, order)
+        dequantize(raw, place.kind, out.t() if transposed else out.view(len(raw), -1), order)
         if hasattr(mmap, "MADV_DONTNEED"):
             start = place.start - place.start % mmap.PAGESIZE
             self._header.data.madvise(mmap.MADV_DONTNEED, start, place.start + place.size - start)

@@ -22,13 +22,13 @@ class Keys:
 
     def __init__(self, header: Header) -> None:
         self.header = header
-        self.name = header.get("general.architecture")
+        self.name = str(header.get("general.architecture"))
         if self.name not in FAMILIES:
             known = ", ".join(FAMILIES)
             raise ConfigError(
                 say(
-                    f"{header.path}: Hunmin does not read GGUF files of architecture {self.name!r} yet. Known: {known}.",
-                    f"{header.path}: GGUF 아키텍처 {self.name!r}은(는) 아직 읽을 수 없습니다. 지원: {known}.",
+                    f"{header.path}: Hunmin does not read GGUF files of architecture {self.name[:40]!r} yet. Known: {known}.",
+                    f"{header.path}: GGUF 아키텍처 {self.name[:40]!r}은(는) 아직 읽을 수 없습니다. 지원: {known}.",
                 )
             )
         self.family: Family = FAMILIES[self.name]
@@ -96,7 +96,10 @@ def config(header: Header, factors: Tensor | None) -> dict[str, Any]:
     keys = Keys(header)
     if header.get(f"{keys.name}.expert_count"):
         raise ConfigError(
-            say(f"{header.path}: mixtures of experts are not supported yet.", f"{header.path}: 전문가 혼합(MoE) 모델은 아직 지원하지 않습니다.")
+            say(
+                f"{header.path}: mixtures of experts are not supported yet.",
+                f"{header.path}: 전문가 혼합(MoE) 모델은 아직 지원하지 않습니다.",
+            )
         )
     ids = {f"{name}_id": i for name, i in special_ids(header).items() if name != "unk_token"}
     found = {
@@ -106,32 +109,38 @@ def config(header: Header, factors: Tensor | None) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in header.tensors,
         **ids,
     }
-    _check_layers(keys)
+    _check_sizes(keys)
     if keys.name == "gpt2":
         return found | _gpt2(keys)
     found |= _llama(keys, factors)
     if keys.family.shifted:
         found |= _gemma(keys, found)
     elif keys.name == "llama" and "attention.sliding_window" in keys and keys.get("attention.sliding_window"):
-        found |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": keys.integer("attention.sliding_window")}
+        found |= {
+            "model_type": "mistral",
+            "architectures": ["MistralForCausalLM"],
+            "sliding_window": keys.integer("attention.sliding_window"),
+        }
     return found
 
 
 def _matrix(header: Header, name: str) -> tuple[int, int]:
-    place = header.tensors.get(name)
-    if place is None or len(place.shape) != 2:
-        header.fail(f"it has no matrix {name}", f"행렬 {name}이(가) 없습니다")
-    return place.shape[0], place.shape[1]
+    shape = header.check(name).shape
+    if len(shape) != 2:
+        header.fail(f"tensor {name} is no matrix", f"텐서 {name}이(가) 행렬이 아닙니다")
+    return shape[0], shape[1]
 
 
-def _check_layers(keys: Keys) -> None:
-    """The number of layers and the width are those of the tensors."""
-    header, stated = keys.header, (keys.integer("block_count"), keys.integer("embedding_length"))
+def _check_sizes(keys: Keys) -> None:
+    """The number of layers and the widths are those of the tensors."""
+    header, width = keys.header, keys.integer("embedding_length")
+    stated = keys.integer("block_count"), width, keys.integer("feed_forward_length", 4 * width if keys.name == "gpt2" else None)
     layers = {name.split(".")[1] for name in header.tensors if name.startswith("blk.")}
-    actual = len(layers), _matrix(header, "token_embd.weight")[1]
+    actual = len(layers), _matrix(header, "token_embd.weight")[1], _matrix(header, "blk.0.ffn_up.weight")[0]
     if stated != actual:
         header.fail(
-            f"layers and width should be {stated}, but the tensors have {actual}", f"층 수와 폭이 {stated}이어야 하지만 텐서는 {actual}입니다"
+            f"layers and widths should be {stated}, but the tensors have {actual}",
+            f"층 수와 폭이 {stated}이어야 하지만 텐서는 {actual}입니다",
         )
 
 
@@ -169,14 +178,17 @@ def _llama(keys: Keys, factors: Tensor | None) -> dict[str, Any]:
         "head_dim": head_dim,
         "max_position_embeddings": keys.integer("context_length"),
         "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon", 1e-6),
-        "hidden_act": "silu",
         "rope_theta": keys.real("rope.freq_base", 10000.0),
     }
+    if not keys.family.shifted:
+        found["hidden_act"] = "silu"
     if keys.name == "llama":
         found |= {key: f"blk.0.{part}.bias" in header.tensors for key, part in (("attention_bias", "attn_q"), ("mlp_bias", "ffn_up"))}
     if (rotated := keys.integer("rope.dimension_count", head_dim)) != head_dim:
         if rotated > head_dim:
-            header.fail(f"{rotated} of {head_dim} dimensions are rotated", f"차원 {head_dim}개 가운데 {rotated}개를 회전한다고 되어 있습니다")
+            header.fail(
+                f"{rotated} of {head_dim} dimensions are rotated", f"차원 {head_dim}개 가운데 {rotated}개를 회전한다고 되어 있습니다"
+            )
         found["partial_rotary_factor"] = rotated / head_dim
     if scaling := _scaling(keys, found, factors):
         found["rope_scaling"] = scaling
@@ -200,7 +212,9 @@ def _scaling(keys: Keys, found: dict[str, Any], factors: Tensor | None) -> dict[
                 f"{keys.header.path}: 이 설정의 rope scaling {kind!r}은(는) 지원하지 않습니다.",
             )
         )
-    betas = {f"beta_{end}": keys.real(f"rope.scaling.yarn_beta_{end}") for end in ("fast", "slow") if f"rope.scaling.yarn_beta_{end}" in keys}
+    betas = {
+        f"beta_{end}": keys.real(f"rope.scaling.yarn_beta_{end}") for end in ("fast", "slow") if f"rope.scaling.yarn_beta_{end}" in keys
+    }
     trained = keys.integer("rope.scaling.original_context_length", found["max_position_embeddings"])
     return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained, **betas}
 
@@ -229,9 +243,8 @@ def _gemma(keys: Keys, found: dict[str, Any]) -> dict[str, Any]:
     every = keys.header.get(f"{keys.name}.attention.sliding_window_pattern", 2 if second else 6)
     local = every if isinstance(every, list) else [bool((i + 1) % every) for i in range(layers)] if type(every) is int and every > 0 else []
     if len(local) != layers:
-        keys.header.fail(f"sliding_window_pattern is {every!r}"[:80], f"sliding_window_pattern 값이 {every!r}"[:60] + "입니다")
+        keys.header.fail(f"sliding_window_pattern is {every!r}", f"sliding_window_pattern 값이 {every!r}입니다")
     more: dict[str, Any] = {
-        "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": found["hidden_size"] // found["num_attention_heads"] if largest else found["head_dim"],
         "sliding_window": keys.integer("attention.sliding_window", 4096),
@@ -240,8 +253,5 @@ def _gemma(keys: Keys, found: dict[str, Any]) -> dict[str, Any]:
     for key, default in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
         more[key] = keys.real(key, default) if second or key in keys else None
     if not second:
-        more |= {
-            "rope_theta": keys.real("rope.freq_base", 1e6),
-            "rope_local_base_freq": keys.real("rope.freq_base_swa", 10000.0),
-        }
+        more |= {"rope_theta": keys.real("rope.freq_base", 1e6), "rope_local_base_freq": keys.real("rope.freq_base_swa", 10000.0)}
     return more

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from hunmin.errors import FormatError, SourceError, say
 from hunmin.hub.gguf_blocks import NAMES, SIZES
@@ -18,7 +18,8 @@ STRING, ARRAY = 8, 9
 LARGEST = 1 << 48  # numbers in one tensor
 
 
-class Array(NamedTuple):
+@dataclass(frozen=True)
+class Array:
     """An array that stays in the file until somebody asks: vocabularies are long, and most callers do not."""
 
     kind: int
@@ -77,8 +78,28 @@ class Header(Mapping[str, Any]):
         return key in self._values
 
     def fail(self, en: str, ko: str) -> NoReturn:
-        """Raise FormatError that names the file."""
-        raise FormatError(say(f"{self.path} is not a usable GGUF file: {en}. Fetch it again.", f"{self.path}: {ko}. GGUF 파일을 다시 받으세요."))
+        """Raise FormatError that names the file; the cause is cut to a line."""
+        raise FormatError(
+            say(
+                f"{self.path} is not a usable GGUF file: {en[:200]}. Fetch it again.",
+                f"{self.path}: {ko[:200]}. GGUF 파일을 다시 받으세요.",
+            )
+        )
+
+    def check(self, name: str) -> Place:
+        """The place of a tensor. Raises FormatError when there is none, or none of a type that Hunmin reads."""
+        place = self.tensors.get(name)
+        if place is None:
+            self.fail(f"it has no tensor {name}", f"텐서 {name}이(가) 없습니다")
+        if place.kind not in SIZES:
+            known = ", ".join(SIZES)
+            raise FormatError(
+                say(
+                    f"{self.path}: tensor {name} is stored as {place.kind}, which Hunmin does not read. Known: {known}.",
+                    f"{self.path}: 텐서 {name}의 형식 {place.kind}은(는) 읽을 수 없습니다. 지원: {known}.",
+                )
+            )
+        return place
 
     def _read(self) -> None:
         magic, version, tensors, keys = struct.unpack_from("<4sIQQ", self.data, 0)
@@ -183,5 +204,7 @@ class Header(Mapping[str, Any]):
         kind = NAMES.get(code, f"type {code}")
         block, size = SIZES.get(kind, (1, 0))
         if not all(shape) or prod(shape) > LARGEST or shape[0] % block or start % alignment or start > len(self.data):
-            self.fail(f"tensor {name} has an impossible shape or place {shape}", f"텐서 {name}의 모양이나 위치 {shape}이(가) 잘못되었습니다")
+            self.fail(
+                f"tensor {name} has an impossible shape or place {shape}", f"텐서 {name}의 모양이나 위치 {shape}이(가) 잘못되었습니다"
+            )
         return name, Place(shape[::-1], kind, start, prod(shape) // block * size)

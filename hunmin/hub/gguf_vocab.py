@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hunmin.errors import ConfigError, HunminError, say, warn_once
 from hunmin.hub.gguf_config import special_ids
-from hunmin.hub.gguf_header import STRING, Array, Header
+from hunmin.hub.gguf_header import Header
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -18,7 +18,9 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _TAIL
 _QWEN2 = _ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
-_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s|\p{{N}}%s" + _TAIL.replace(r"[\r\n]*", r"[\r\n/]*", 1)
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s|\p{{N}}%s" + _TAIL.replace(
+    r"[\r\n]*", r"[\r\n/]*", 1
+)
 # How byte-level vocabularies cut text into words before merging, by tokenizer.ggml.pre. Those in _WHOLE take a word that is a token as it is.
 _SPLITS = {
     **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "midm-2.0", "lfm2", "dbrx", "smaug-bpe"), _LLAMA3),
@@ -41,13 +43,13 @@ def tokenizer(header: Header) -> Tokenizer:
         FormatError: a vocabulary that is missing or broken.
     """
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
-    kind = header.get("tokenizer.ggml.model")
+    kind = str(header.get("tokenizer.ggml.model"))
     if kind not in builders:
         known = ", ".join(builders)
         raise ConfigError(
             say(
-                f"{header.path}: Hunmin does not know the kind of tokenizer {kind!r}. Known: {known}.",
-                f"{header.path}: 토크나이저 종류 {kind!r}을(를) 알 수 없습니다. 지원: {known}.",
+                f"{header.path}: Hunmin does not know the kind of tokenizer {kind[:40]!r}. Known: {known}.",
+                f"{header.path}: 토크나이저 종류 {kind[:40]!r}을(를) 알 수 없습니다. 지원: {known}.",
             )
         )
     tokens = _strings(header, "tokenizer.ggml.tokens")
@@ -70,7 +72,7 @@ def tokenizer_config(header: Header) -> dict[str, Any]:
     """The keys and values of ``tokenizer_config.json``. Raises FormatError for a broken vocabulary."""
     tokens = _strings(header, "tokenizer.ggml.tokens")
     length = header.get(f"{header.get('general.architecture')}.context_length")
-    found = {name: tokens[i] for name, i in special_ids(header).items() if i < len(tokens)}
+    found: dict[str, Any] = {name: tokens[i] for name, i in special_ids(header).items() if i < len(tokens)}
     found |= {"add_bos_token": _adds(header, "bos"), "add_eos_token": _adds(header, "eos")}
     found |= {"model_max_length": length} if type(length) is int and length > 0 else {}
     found |= {"clean_up_tokenization_spaces": False, "tokenizer_class": "PreTrainedTokenizerFast"}
@@ -124,7 +126,9 @@ def _added(tokens: list[str], kinds: list[int]) -> tuple[list[AddedToken], list[
     """Tokens that are found in texts before anything else: special ones, and others."""
     from tokenizers import AddedToken
 
-    special = [AddedToken(t, normalized=False, special=True) for t, kind in zip(tokens, kinds, strict=True) if kind in (CONTROL, UNKNOWN) and t]
+    special = [
+        AddedToken(t, normalized=False, special=True) for t, kind in zip(tokens, kinds, strict=True) if kind in (CONTROL, UNKNOWN) and t
+    ]
     return special, [AddedToken(t, normalized=False) for t, kind in zip(tokens, kinds, strict=True) if kind == USER_DEFINED and t]
 
 
@@ -133,7 +137,9 @@ def _frame(backend: Tokenizer, header: Header, tokens: list[str]) -> None:
     from tokenizers import processors
 
     ids = special_ids(header)
-    bos, eos = ([tokens[i]] if (i := ids.get(f"{end}_token", len(tokens))) < len(tokens) and _adds(header, end) else [] for end in ("bos", "eos"))
+    bos, eos = (
+        [tokens[i]] if (i := ids.get(f"{end}_token", len(tokens))) < len(tokens) and _adds(header, end) else [] for end in ("bos", "eos")
+    )
     if bos or eos:
         single, pair = [*bos, "$A", *eos], [*bos, "$A", *eos, *[f"{t}:1" for t in bos], "$B:1", *[f"{t}:1" for t in eos]]
         backend.post_processor = processors.TemplateProcessing(
@@ -145,7 +151,7 @@ def _byte_level(header: Header, tokens: list[str], kinds: list[int]) -> Tokenize
     """Byte-level BPE, as GPT-2's."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    pre = header.get("tokenizer.ggml.pre", "")
+    pre = str(header.get("tokenizer.ggml.pre", ""))
     merges = [tuple(merge.split(" ")) for merge in _strings(header, "tokenizer.ggml.merges")]
     vocab = {token: i for i, token in enumerate(tokens)}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in _WHOLE))  # pyright: ignore[reportArgumentType]
@@ -160,8 +166,8 @@ def _byte_level(header: Header, tokens: list[str], kinds: list[int]) -> Tokenize
         if pre not in _GPT2:
             warn_once(
                 say(
-                    f"{header.path}: words are cut as GPT-2 does, because Hunmin does not know {pre!r}. Ids may differ from the original.",
-                    f"{header.path}: {pre!r} 방식을 몰라 GPT-2처럼 단어를 나눕니다. 원본과 토큰이 다를 수 있습니다.",
+                    f"{header.path}: words are cut as GPT-2 does, because Hunmin does not know {pre[:40]!r}. Ids may differ from the original.",
+                    f"{header.path}: {pre[:40]!r} 방식을 몰라 GPT-2처럼 단어를 나눕니다. 원본과 토큰이 다를 수 있습니다.",
                 )
             )
     if _SPLITS.get(pre) == _QWEN2 and pre != "deepseek-r1-qwen":
@@ -179,7 +185,9 @@ def _sentencepiece(header: Header, tokens: list[str], kinds: list[int]) -> Token
     if gemma:  # runs of spaces stand there as such, while merging sees them as SPACE
         tokens[:] = [SPACE * len(t) if t.isspace() and set(t) == {" "} else t for t in tokens]
     vocab = {token: i for i, token in enumerate(tokens)}
-    merges = [tuple(merge.split(" ")) for merge in _strings(header, "tokenizer.ggml.merges", required=False)] or _merges(header, vocab, gemma)
+    merges = [tuple(merge.split(" ")) for merge in _strings(header, "tokenizer.ggml.merges", required=False)] or _merges(
+        header, vocab, gemma
+    )
     unknown = next((t for t, kind in zip(tokens, kinds, strict=True) if kind == UNKNOWN), None)
     model = models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in kinds)  # pyright: ignore[reportArgumentType]
     backend = Tokenizer(model)

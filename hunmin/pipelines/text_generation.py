@@ -81,12 +81,11 @@ class TextGenerationPipeline(Pipeline):
         """Generate; one item a prompt with its new token ids, ``(num_return_sequences, new)``."""
         prompts, ids = batch.pop("prompt"), batch["input_ids"]
         own = self.model.generation_config
-        settled = set(generation) | (set(own.to_diff_dict()) if own is not None else set())
+        settled = set(generation) | (own.given if own is not None else set())
         for key, value in DEFAULTS.items():
-            if not settled & ({key} if key not in LENGTHS else set(LENGTHS)):
+            if not settled & (set(LENGTHS) if key in LENGTHS else {key}):
                 generation[key] = value
-        sampling = generation.get("do_sample", own.do_sample if own is not None else False)
-        if not sampling:
+        if not generation.get("do_sample", own is not None and own.do_sample):
             generation.pop("temperature", None)
         if "stop_strings" in generation:
             generation.setdefault("tokenizer", self.tokenizer)
