@@ -87,10 +87,9 @@ class PreTrainedModel(Model):
             object.__setattr__(backbone.embed.spec, "vocab", new_num_tokens)
         if (out := self.get_output_embeddings()) is not None:
             out.out_features = new_num_tokens
-            if out.bias is not None:
-                out.bias = _resized(out.bias, new_num_tokens)
-            if "head.out.weight" not in tied:
-                out.weight = _resized(out.weight, new_num_tokens)
+            for leaf, p in list(out.named_parameters()):
+                if leaf == "bias" or "head.out.weight" not in tied:
+                    setattr(out, leaf, _resized(p, new_num_tokens))
         self.config["vocab_size"] = new_num_tokens
         weights.tie(self, tied)
         return self.get_input_embeddings()
@@ -257,7 +256,7 @@ class PreTrainedModel(Model):
         return f"{FAMILIES[self.config.model_type][1]}, {self.task}"
 
 
-def _resized(old: nn.Parameter, rows: int) -> nn.Parameter:
+def _resized(old: Tensor, rows: int) -> nn.Parameter:
     new = old.new_empty(rows, *old.shape[1:])
     kept = min(rows, len(old))
     with torch.no_grad():

@@ -3,6 +3,7 @@
 Weights are not stored. They follow from the tensors' names and shapes, so that a golden file holds only configuration, shapes and results.
 """
 
+# ruff: noqa: C408  keyword form reads like the configuration classes
 from __future__ import annotations
 
 import zlib

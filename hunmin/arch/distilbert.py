@@ -68,7 +68,7 @@ ARCH = Arch(
     },
     aliases={
         "hidden_act": "activation",
-        "hidden_size": "dim", 
+        "hidden_size": "dim",
         "num_attention_heads": "n_heads",
         "num_hidden_layers": "n_layers",
         "intermediate_size": "hidden_dim",

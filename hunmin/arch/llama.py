@@ -6,8 +6,8 @@ from typing import Any
 
 from hunmin.arch._arch import Arch, Head, refuse
 from hunmin.arch._heads import body, causal_lm, classifier, decoder_dropout, span, tagger
-from hunmin.arch._rules import DERIVED, Config, Rules, under
 from hunmin.arch._rope import rope
+from hunmin.arch._rules import DERIVED, Config, Rules, under
 from hunmin.nn.model import Backbone
 from hunmin.nn.spec import FFN, Attn, Embed, Norm, Stack
 

@@ -122,12 +122,12 @@ class GGUF:
         Only llama.cpp's rotation asks for another order: it has the two dimensions of a rotation side by side.
         """
         block, size = SIZES[self._header.check(stored).kind]
-        width, order, module = place.shape[-1], None, stored.rsplit(".", 2)[-2]
+        rank, width, order, module = len(place.shape), place.shape[-1], None, stored.rsplit(".", 2)[-2]
         if module in self._keys.family.interleaved:
             heads = self._keys.integer("attention.head_count")
             heads = self._keys.integer("attention.head_count_kv", heads) if module == "attn_k" else heads
-            width = width if len(place.shape) == 2 else 1  # of a bias the rows are numbers
-            if place.shape[0] % (2 * heads) or len(place.shape) > 2 or width % block:
+            width = width if rank == 2 else 1  # of a bias the rows are numbers
+            if place.shape[0] % (2 * heads) or rank > 2 or width % block:
                 self._header.fail(f"{heads} heads do not fit tensor {stored}", f"헤드 {heads}개가 텐서 {stored}와 맞지 않습니다")
             order = torch.arange(place.shape[0], device="cpu").view(heads, -1, 2).transpose(1, 2).reshape(-1)
         return self._bytes[place.start : place.start + place.size].view(-1, width // block * size), order

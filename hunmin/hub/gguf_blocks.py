@@ -6,7 +6,7 @@ the quantized numbers, several to a byte. Bytes are unpacked eight at a time, as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -117,7 +117,7 @@ UNPACK: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> Generator[None]:
     """Steps this short gain little from a second thread, and lose seconds to waiting for it where other programs keep the cores busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -24,6 +24,8 @@ class Where:
     ``end`` is one more than the largest position, also known on the host.
     """
 
+    kind: Kind
+
     def __init__(self, segment: Tensor, position: Tensor, kind: Kind, end: int, lengths: Sequence[int] = ()) -> None:
         self.segment, self.position, self.kind, self.end, self.lengths = segment, position, kind, end, list(lengths)
         self._memo: dict[Any, Any] = {}
@@ -45,7 +47,8 @@ class Where:
             return cls.plain(mask.shape[0], mask.shape[1])
         first = real.long().argmax(-1, keepdim=True)
         position = (torch.arange(mask.shape[1], device=mask.device) - first).clamp(min=0)
-        return cls(torch.where(real, 0, -1), position, "padded", mask.shape[1])
+        segment = torch.where(real, 0, -1)
+        return cls(segment, position, "padded", mask.shape[1])
 
     @classmethod
     def packed(cls, lengths: Sequence[int], device: torch.device | str | None = None) -> Where:

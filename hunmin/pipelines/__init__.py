@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
 
 from hunmin.errors import InputError, logger, say
 
@@ -44,43 +46,38 @@ def pipeline(
 
     Raises InputError for an unknown task, SourceError when the model cannot be found.
     """
-    from importlib import import_module
-
     from hunmin.aliases import current
     from hunmin.pipelines.base import LOADING
 
+    listed = ", ".join(TASKS)
     if task is None and model is None:
-        raise InputError(say(f"Name a task or a model. Tasks: {', '.join(TASKS)}.", f"작업이나 모델을 지정하세요. 작업: {', '.join(TASKS)}."))
+        raise InputError(say(f"Name a task or a model. Tasks: {listed}.", f"작업이나 모델을 지정하세요. 작업: {listed}."))
+    if task is not None and task not in TASKS and pipeline_class is None:
+        raise InputError(say(f"Unknown task {task!r}. Tasks: {listed}.", f"{task!r} 작업이 없습니다. 작업: {listed}."))
     options = current({k: v for k, v in options.items() if k not in ("framework", "feature_extractor")})
     loading = {**(model_kwargs or {}), **{k: options.pop(k) for k in LOADING if k in options}}
-    if task is not None and task not in TASKS and pipeline_class is None:
-        raise InputError(say(f"Unknown task {task!r}. Tasks: {', '.join(TASKS)}.", f"{task!r} 작업이 없습니다. 작업: {', '.join(TASKS)}."))
     if model is None and task is not None:
         model = TASKS[task][3]
         logger.info("No model was supplied, defaulted to %s", model)
-    if isinstance(model, str) or hasattr(model, "__fspath__"):
-        from hunmin.auto import find, load, read_config, task_of
-
-        place = find(model, loading)
-        config = config or read_config(place)
-        head = TASKS[task][2] if task in TASKS else task_of(config)
-        task = task or next((t for t, row in TASKS.items() if row[2] == head), None)
-        if tokenizer is None or isinstance(tokenizer, str):
-            from hunmin.text import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer or place)
-        model = load(place, head, config=config, **loading)
-    if task is None:
-        task = next((t for t, row in TASKS.items() if row[2] == model.task), None)
-    if task is None and pipeline_class is None:
-        raise InputError(
-            say(
-                f"No task here uses a model for {model.task}. Tasks: {', '.join(TASKS)}.",
-                f"{model.task} 모델을 쓰는 작업이 없습니다. 작업: {', '.join(TASKS)}.",
-            )
-        )
+    if isinstance(model, str | PathLike):
+        model, tokenizer = _loaded(cast(str, model), task, tokenizer, config, loading)
+    task = task or next((t for t, row in TASKS.items() if row[2] == model.task), None)
+    if pipeline_class is None and task is None:
+        raise InputError(say(f"No task here uses a {model.task} model. Tasks: {listed}.", f"{model.task} 모델을 쓰는 작업이 없습니다. 작업: {listed}."))
     if pipeline_class is None:
         module, name, _, _ = TASKS[str(task)]
-        pipeline_class = getattr(import_module(f"hunmin.pipelines.{module}"), name)
-    assert pipeline_class is not None
+        pipeline_class = cast("type[Pipeline]", getattr(import_module(f"hunmin.pipelines.{module}"), name))
     return pipeline_class(model, tokenizer, task=task, batch_size=batch_size, **options)
+
+
+def _loaded(source: str, task: str | None, tokenizer: Any, config: Any, loading: dict[str, Any]) -> tuple[Any, Any]:
+    """The model at ``source`` with the head that ``task`` needs (without one, the head that its config names), and its tokenizer."""
+    from hunmin.auto import find, load, read_config, task_of
+    from hunmin.text import AutoTokenizer
+
+    place = find(source, loading)
+    config = config or read_config(place)
+    head = TASKS[task][2] if task in TASKS else task_of(config)
+    if tokenizer is None or isinstance(tokenizer, str | PathLike):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer or place)
+    return load(place, head, config=config, **loading), tokenizer

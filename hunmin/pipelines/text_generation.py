@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from hunmin.errors import InputError, say
 from hunmin.pipelines.base import Pipeline
@@ -50,9 +50,10 @@ class TextGenerationPipeline(Pipeline):
             )
         text, special = prefix + inputs if not chat else "", add_special_tokens
         if chat:
-            last = inputs[-1]["role"] == "assistant" if continue_final_message is None else continue_final_message
+            messages = cast("list[dict[str, Any]]", inputs)
+            last = messages[-1]["role"] == "assistant" if continue_final_message is None else continue_final_message
             text = self.tokenizer.apply_chat_template(
-                list(inputs),
+                list(messages),
                 tools=tools,
                 tokenize=False,
                 add_generation_prompt=not last,

@@ -32,7 +32,7 @@ class AutoTokenizer:
         raise InputError(say("Use AutoTokenizer.from_pretrained(...).", "AutoTokenizer.from_pretrained(...)를 쓰세요."))
 
     @staticmethod
-    def from_pretrained(pretrained_model_name_or_path: str | os.PathLike[str], *_: Any, **options: Any) -> Tokenizer:
+    def from_pretrained(pretrained_model_name_or_path: str | os.PathLike[str] | Source, *_: Any, **options: Any) -> Tokenizer:
         """The tokenizer of a model on the hub, in a folder, in a package or in a GGUF file.
 
         Args:
