@@ -6,12 +6,7 @@ from typing import Any
 
 from hunmin.errors import InputError, say
 
-RENAMED = {
-    "torch_dtype": "dtype",
-    "use_auth_token": "token",
-    "pretrained_model_name_or_path": "source",
-    "max_new_token": "max_new_tokens",
-}
+RENAMED = {"torch_dtype": "dtype", "use_auth_token": "token", "pretrained_model_name_or_path": "source", "max_new_token": "max_new_tokens"}
 # Accepted because taught code passes them; each is either always on, always off, or without meaning in Hunmin.
 IGNORED = frozenset(
     """

@@ -13,7 +13,7 @@ from hunmin.arch import FAMILIES, architecture
 from hunmin.errors import ConfigError, InputError, say
 from hunmin.hub import weights
 from hunmin.hub.config import HARMLESS, Config
-from hunmin.hub.files import Source, resolve
+from hunmin.hub.files import Source, about, resolve
 from hunmin.hub.names import Names, table
 from hunmin.hub.tensors import open_tensors
 from hunmin.model import PreTrainedModel
@@ -28,17 +28,18 @@ def find(source: str | os.PathLike[str] | Source, options: dict[str, Any]) -> So
 
 
 def read_config(source: Source) -> Config:
-    if source.gguf is not None:
-        from hunmin.hub.gguf import GGUF
+    with about(source.name):
+        if source.gguf is not None:
+            from hunmin.hub.gguf import GGUF
 
-        return Config.from_dict(GGUF(source.gguf).config())
-    return Config.from_json_file(source.require("config.json"))
+            return Config.from_dict(GGUF(source.gguf).config())
+        return Config.from_json_file(source.require("config.json"))
 
 
 def task_of(config: Config) -> str:
     """The task that ``architectures`` names, else the bare body."""
     arch, stem = architecture(config.model_type), FAMILIES[config.model_type][1]
-    named = config.architectures or []
+    named = config.architectures if isinstance(config.architectures, list) else [config.architectures]
     return next((task for task, head in arch.heads.items() if head.name.format(stem) in named), "Model")
 
 
@@ -47,7 +48,7 @@ def _dtype(wanted: Any, config: Config, gguf: bool) -> torch.dtype | None:
     if wanted in (None, "auto"):
         return torch.float32 if gguf else None
     found = getattr(torch, str(wanted).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if found not in weights.FLOATS:
         raise InputError(
             say(f"dtype {wanted!r} is unknown; use 'float32', 'bfloat16', 'float16' or 'auto'.", f"dtype {wanted!r}을(를) 알 수 없습니다. 'float32', 'bfloat16', 'float16', 'auto' 가운데 고르세요.")
         )
@@ -58,23 +59,37 @@ def _device(options: dict[str, Any]) -> torch.device | None:
     device, device_map = options.pop("device", None), options.pop("device_map", None)
     if isinstance(device_map, dict):
         device_map = next(iter(device_map.values()), None)
-    if device is None and device_map == "auto":
+    if device is None and device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if device is not None else device_map
-    return torch.device(device if not isinstance(device, int) else f"cuda:{device}" if device >= 0 else "cpu") if device is not None else None
+    if device is None:
+        return None
+    try:
+        found = torch.device(device if not isinstance(device, int) else f"cuda:{device}" if device >= 0 else "cpu")
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        cause = str(error).split("\n")[0][:150]
+        raise InputError(say(f"device {device!r} cannot be used: {cause}", f"device {device!r}을(를) 쓸 수 없습니다: {cause}")) from None
+    return found
 
 
 def load(source: str | os.PathLike[str] | Source, task: str | None, **options: Any) -> PreTrainedModel:
     """Load the model at ``source`` for ``task`` (None: the one its config names); see :class:`AutoModel` for ``options``."""
     options = current(options)
     place = find(source, options)
-    config = options.pop("config", None) or read_config(place)
+    with about(place.name):
+        config = options.pop("config", None) or read_config(place)
+        return _load(place, config, task, options)
+
+
+def _load(place: Source, config: Config, task: str | None, options: dict[str, Any]) -> PreTrainedModel:
     dtype, device = _dtype(options.pop("dtype", None), config, place.gguf is not None), _device(options)
     loose = bool(options.pop("ignore_mismatched_sizes", False))
     told = bool(options.pop("output_loading_info", False))
     override(config, options)
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "?")
+        settings = config["quantization_config"]
+        method = settings.get("quant_method", "?") if isinstance(settings, dict) else settings
         raise ConfigError(
             say(
                 f"{place.name} is stored quantized ({method}), which Hunmin cannot read yet. Load the original, or a GGUF of it.",
@@ -126,8 +141,10 @@ class AutoConfig:
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Config:
         """The configuration at a source; further options replace its values. Raises SourceError, FormatError or ConfigError."""
         options = current(options)
-        config = read_config(find(pretrained_model_name_or_path, options))
-        config.update(options)
+        place = find(pretrained_model_name_or_path, options)
+        with about(place.name):
+            config = read_config(place)
+            config.update(options)
         return config
 
     @classmethod

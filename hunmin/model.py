@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from hunmin.arch import FAMILIES
+from hunmin.arch import FAMILIES, architecture
 from hunmin.errors import InputError, say
 from hunmin.hub import weights
 from hunmin.hub.config import Config
@@ -80,7 +80,7 @@ class PreTrainedModel(Model):
         old = self.get_input_embeddings()
         if new_num_tokens is None or new_num_tokens == old.num_embeddings:
             return old
-        tied = weights.ties(self.config, self.task)
+        tied = {a: b for a, b in weights.ties(self.config, self.task).items() if self.get_parameter(a) is self.get_parameter(b)}
         for backbone in filter(None, (self.encoder, self.decoder)):
             backbone.embed.tokens.weight = _resized(backbone.embed.tokens.weight, new_num_tokens)
             backbone.embed.tokens.num_embeddings = new_num_tokens
@@ -130,7 +130,7 @@ class PreTrainedModel(Model):
         if self.encoder is not None:
             batch.memory = _memory(encoder_outputs)
             seen = batch.memory if input_ids is None and inputs_embeds is None else inputs_embeds
-            place = where or _place(input_ids, seen, attention_mask, position_ids, None)
+            place = _place(input_ids, seen, attention_mask, position_ids, None, where)
             batch.encoder = Tokens(place, input_ids, token_type_ids, inputs_embeds)
         if self.decoder is not None:
             if self.both and decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -138,7 +138,7 @@ class PreTrainedModel(Model):
                 decoder_where = where if labels is None and where is not None else decoder_where
             ids, embeds = (decoder_input_ids, decoder_inputs_embeds) if self.both else (input_ids, inputs_embeds)
             mask, at = (decoder_attention_mask, decoder_where) if self.both else (attention_mask, where)
-            at = at or _place(ids, embeds, mask, None if self.both else position_ids, cache)
+            at = _place(ids, embeds, mask, None if self.both else position_ids, cache, at)
             batch.decoder = Tokens(at, ids, None if self.both else token_type_ids, embeds)
         states = output_hidden_states if output_hidden_states is not None else bool(self.config.output_hidden_states)
         attentions = output_attentions if output_attentions is not None else bool(self.config.output_attentions)
@@ -150,9 +150,12 @@ class PreTrainedModel(Model):
         """Decoder input ``(B, N)`` for teacher forcing: the start token, then ``ids`` without the last; left-out labels become padding."""
         if ids is None:
             raise InputError(say("The decoder needs decoder_input_ids or labels.", "디코더에 decoder_input_ids나 labels가 필요합니다."))
-        start = self.config.decoder_start_token_id
-        pad = self.config.pad_token_id
-        shifted = torch.cat([torch.full_like(ids[:, :1], start if start is not None else pad), ids[:, :-1]], 1)
+        start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
+        first = torch.full_like(ids[:, :1], start if start is not None else pad)
+        if architecture(self.config.model_type).wraps:
+            real = (ids != pad) & (ids != IGNORE)
+            first = ids.gather(1, ids.shape[1] - 1 - real.long().flip(-1).argmax(-1, keepdim=True))
+        shifted = torch.cat([first, ids[:, :-1]], 1)
         return shifted.masked_fill(shifted == IGNORE, pad)
 
     def _output(
@@ -172,11 +175,11 @@ class PreTrainedModel(Model):
         elif out is not None and self.task == "QuestionAnswering":
             start, end = out[..., 0], out[..., 1]
             if positions[0] is not None and positions[1] is not None:
-                loss = span_loss(start, end, positions[0], positions[1])
+                loss = _fitting(span_loss, start, end, positions[0], positions[1])
             heads = {"loss": loss, "start_logits": start, "end_logits": end}
         elif out is not None:
             out = out.squeeze(-1) if self.task == "PreTraining" else out
-            heads = {"loss": self._loss(out, labels, batch) if labels is not None else None, "logits": out}
+            heads = {"loss": _fitting(self._loss, out, labels, batch) if labels is not None else None, "logits": out}
 
         def seen(trace: Trace) -> tuple[Any, Any, Any]:
             pick = ((trace.hidden, states), (trace.attentions, attentions), (trace.cross, attentions))
@@ -222,7 +225,6 @@ class PreTrainedModel(Model):
     def save_pretrained(self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", push_to_hub: bool = False, **hub: Any) -> None:
         """Write config, weights (safetensors) and generation settings under Hugging Face names; ``transformers`` loads the folder."""
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
         self.config["architectures"] = [self.architecture]
         self.config["dtype"] = self.dtype
         write_tensors(weights.export(self, self.config, self.task), folder, max_shard_size)
@@ -256,6 +258,17 @@ class PreTrainedModel(Model):
         return f"{FAMILIES[self.config.model_type][1]}, {self.task}"
 
 
+def _fitting(loss: Callable[..., Tensor], *values: Any) -> Tensor:
+    """A loss. Raises InputError when the labels do not fit the logits in shape, kind or range."""
+    try:
+        return loss(*values)
+    except (IndexError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError | torch.OutOfMemoryError):
+            raise
+        cause = str(error).split("\n")[0][:150]
+        raise InputError(say(f"The labels do not fit the model's output: {cause}", f"labels가 모델의 출력과 맞지 않습니다: {cause}")) from error
+
+
 def _resized(old: Tensor, rows: int) -> nn.Parameter:
     new = old.new_empty(rows, *old.shape[1:])
     kept = min(rows, len(old))
@@ -272,9 +285,11 @@ def _memory(encoder_outputs: Any) -> Tensor | None:
     return encoder_outputs["last_hidden_state"] if isinstance(encoder_outputs, Mapping) else encoder_outputs[0]
 
 
-def _place(ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None, positions: Tensor | None, cache: Cache | None) -> Where:
-    """Where the tokens are, from what users pass. With a cache these tokens follow those in it."""
+def _place(ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, at: Where | None) -> Where:
+    """Where the tokens are, from what users pass; ``at`` if that is given. With a cache these tokens follow those in it."""
     given = ids if ids is not None else embeds
+    if ids is not None and ids.dtype not in (torch.int64, torch.int32):
+        raise InputError(say(f"Token ids are whole numbers, not {ids.dtype}.", f"토큰 id는 정수여야 합니다. 받은 형식: {ids.dtype}."))
     if given is None or given.ndim != (2 if ids is not None else 3) or not given.shape[0] or not given.shape[1]:
         shape = None if given is None else tuple(given.shape)
         raise InputError(
@@ -284,6 +299,15 @@ def _place(ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None, posit
             )
         )
     rows, new = given.shape[:2]
+    if at is not None:
+        if at.shape != given.shape[:2] or (at.lengths and min(at.lengths) < 1):
+            raise InputError(
+                say(
+                    f"where is for rows of shape {tuple(at.shape)} without empty sequences, the input has {(rows, new)}.",
+                    f"where의 모양 {tuple(at.shape)}이(가) 입력 {(rows, new)}과(와) 맞지 않거나 빈 시퀀스가 있습니다.",
+                )
+            )
+        return at
     past = cache.length if cache is not None else 0
     if mask is not None and (mask.ndim != 2 or tuple(mask.shape) not in ((rows, new), (rows, past + new))):
         raise InputError(
@@ -293,6 +317,13 @@ def _place(ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None, posit
             )
         )
     if positions is not None:
+        if tuple(positions.shape) not in ((rows, new), (1, new), (new,)) or int(positions.min()) < 0:
+            raise InputError(
+                say(
+                    f"position_ids of shape {tuple(positions.shape)} have to fit the input {(rows, new)} and must not be negative.",
+                    f"position_ids(모양 {tuple(positions.shape)})는 입력 {(rows, new)}에 맞고 음수가 아니어야 합니다.",
+                )
+            )
         positions = positions.expand(rows, new)
         starts = positions.diff(dim=-1, prepend=positions[:, :1] - 1) != 1  # sequences packed in a row restart their positions
         segment = starts.long().cumsum(-1) if mask is None else torch.where(mask[:, -new:].bool(), 0, -1)

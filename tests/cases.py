@@ -53,6 +53,7 @@ class Case:
         return f"{self.model_type}-{self.name}"
 
 
+ENCODER_DECODERS = ("t5", "mt5", "bart", "marian", "mbart", "pegasus", "m2m_100")
 ENCODER = ("Model", "MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
 DECODER = ("Model", "CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
 SEQ2SEQ = ("Model", "Seq2SeqLM", "SequenceClassification", "QuestionAnswering")
@@ -119,6 +120,15 @@ CASES = [
     Case("marian", "plain", PAIR | dict(decoder_start_token_id=PAD, scale_embedding=True, activation_function="swish"), ("Model", "Seq2SeqLM")),
     Case("marian", "unscaled", PAIR | dict(decoder_start_token_id=PAD), ("Seq2SeqLM",)),
     Case("marian", "odd", PAIR | dict(decoder_start_token_id=PAD, activation_function="gelu", encoder_layers=3, decoder_layers=1), ("Seq2SeqLM",)),
+    Case("mbart", "plain", PAIR, SEQ2SEQ),
+    Case("mbart", "scaled", PAIR | dict(scale_embedding=True, activation_function="relu"), ("Seq2SeqLM",)),
+    Case("mbart", "deep", PAIR | dict(encoder_layers=3, decoder_layers=1), ("Seq2SeqLM",)),
+    Case("pegasus", "plain", PAIR | dict(decoder_start_token_id=PAD), ("Model", "Seq2SeqLM")),
+    Case("pegasus", "scaled", PAIR | dict(decoder_start_token_id=PAD, scale_embedding=True, activation_function="relu"), ("Seq2SeqLM",)),
+    Case("pegasus", "wide", PAIR | dict(decoder_start_token_id=PAD, d_model=48), ("Seq2SeqLM",)),
+    Case("m2m_100", "plain", PAIR, ("Model", "Seq2SeqLM")),
+    Case("m2m_100", "unscaled", PAIR | dict(scale_embedding=False, activation_function="gelu"), ("Seq2SeqLM",)),
+    Case("m2m_100", "deep", PAIR | dict(encoder_layers=3, decoder_layers=1), ("Seq2SeqLM",)),
 ]  # fmt: skip
 PAIRS = [(case, task) for case in CASES for task in case.tasks]
 PAIR_IDS = [f"{case.id}-{task}" for case, task in PAIRS]
@@ -142,7 +152,7 @@ def inputs(case: Case, task: str, padded: bool = True) -> dict[str, Tensor]:
         out = {"input_ids": ROWS.clamp(min=3), "attention_mask": torch.ones_like(MASK)}
     if case.config.get("type_vocab_size", 2 if case.model_type in ("bert", "albert", "electra") else 1) > 1 and case.model_type != "distilbert":
         out["token_type_ids"] = TYPES
-    if case.model_type in ("t5", "mt5", "bart", "marian") and task in ("Model", "Seq2SeqLM"):
+    if case.model_type in ENCODER_DECODERS and task in ("Model", "Seq2SeqLM"):
         out["decoder_input_ids"] = TARGET
     return out
 

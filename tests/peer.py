@@ -44,7 +44,7 @@ def write_folder(case: Case, task: str, folder: Path) -> dict[str, list[int]]:
     with safe_open(folder / "model.safetensors", "pt") as f:
         shapes = {name: list(f.get_slice(name).get_shape()) for name in f.keys()}  # noqa: SIM118
     table = load_file(folder / "model.safetensors")  # Marian's bare model stores its computed positions: those stay
-    computed = case.model_type == "marian"
+    computed = case.model_type in ("marian", "pegasus")
     values = {n: table[n] if computed and "embed_positions" in n else weight(n, shape) for n, shape in shapes.items()}
     save_file(values, folder / "model.safetensors", {"format": "pt"})
     written = json.loads((folder / "config.json").read_text())

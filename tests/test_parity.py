@@ -17,7 +17,7 @@ from hunmin.auto import load
 from hunmin.hub.names import Names
 from hunmin.nn.cache import Cache
 from hunmin.nn.where import Where
-from tests.cases import MASK, PAIR_IDS, PAIRS, ROWS, TARGET, TYPES, Case, difference, inputs, real, sample, weight
+from tests.cases import ENCODER_DECODERS, MASK, PAIR_IDS, PAIRS, ROWS, TARGET, TYPES, Case, difference, inputs, real, sample, weight
 
 GOLDEN = Path(__file__).parent / "golden" / "parity"
 TOLERANCE = 5e-6
@@ -115,7 +115,9 @@ def test_packed_equals_padded(case: Case, task: str, tmp_path: Path) -> None:
     model, batch = ours(tmp_path, task), inputs(case, task)
     seq2seq = "decoder_input_ids" in batch
     row = {k: torch.cat([v[i, :n] for i, n in enumerate(LENGTHS)])[None] for k, v in batch.items() if k in ("input_ids", "token_type_ids")}
-    left = {k: torch.stack([v[i].roll(v.shape[1] - n) for i, n in enumerate(LENGTHS)]) for k, v in batch.items() if not k.startswith("decoder")}
+    left = {
+        k: torch.stack([v[i].roll(v.shape[1] - n) for i, n in enumerate(LENGTHS)]) for k, v in batch.items() if not k.startswith("decoder")
+    }
     targets = {"decoder_input_ids": TARGET.reshape(1, -1), "decoder_where": Where.packed([TARGET.shape[1]] * 2)} if seq2seq else {}
     with torch.no_grad():
         padded = model(**batch)
@@ -125,7 +127,7 @@ def test_packed_equals_padded(case: Case, task: str, tmp_path: Path) -> None:
     tokens = padded[key].ndim > 1 and padded[key].shape[1] == ROWS.shape[1]
     want = torch.cat([padded[key][i, :n] for i, n in enumerate(LENGTHS)]) if tokens else padded[key].flatten(0, -2)
     got = packed[key][0] if tokens or seq2seq else packed[key]
-    if case.model_type in ("t5", "mt5", "bart") and task in ("SequenceClassification", "QuestionAnswering"):
+    if case.model_type in ENCODER_DECODERS and task in ("SequenceClassification", "QuestionAnswering"):
         return  # their decoder reads the padded input, and the classifier one token of the row
     assert difference(got, want) <= TOLERANCE
     again = torch.cat([lefted[key][i, -n:] for i, n in enumerate(LENGTHS)]) if tokens else lefted[key].flatten(0, -2)

@@ -47,6 +47,8 @@ class Arch:
     decoder: Callable[[Config], Backbone] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)  # the field's usual config names -> this family's
     tied: Callable[[Config], Mapping[str, str]] = lambda c: {}  # parameters that are one, besides the head's
+    wraps: bool = False  # the last label (a language code) starts the decoder, in place of decoder_start_token_id
+    fp32: tuple[str, ...] = ()  # ends of module names that stay in fp32 when the model is loaded in fp16
     partial: tuple[str, ...] = ()  # config keys that only some of the tasks read
     std: Callable[[Config, str], float] = lambda c, name: float(c["initializer_range"])  # of fresh weights, by canonical name
 

@@ -39,7 +39,9 @@ def causal_lm(name: str = "{}ForCausalLM", softcap: str | None = None) -> Head:
     )
 
 
-def masked_lm(dense: str, norm: str, out: str, bias: str, *, inner: str | None = None, act: str | None = None, eps: str = "layer_norm_eps") -> Head:
+def masked_lm(
+    dense: str, norm: str, out: str, bias: str, *, inner: str | None = None, act: str | None = None, eps: str = "layer_norm_eps"
+) -> Head:
     """dense -> activation -> norm -> vocabulary. ``inner`` and ``eps`` name config keys; ``act`` fixes the activation."""
 
     def build(c: Config) -> LMHead:

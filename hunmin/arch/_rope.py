@@ -47,16 +47,16 @@ def rope(c: Config, layer_type: str | None = None, theta: str = "rope_theta") ->
     if kind == "dynamic":
         trained = limit
     factor = p.get("factor") or (limit / trained if kind in ("yarn", "longrope") and trained else 1.0)
-    llama3 = kind == "llama3"
+    by_wavelength = kind == "llama3"
     return Rope(
         theta=float(p.get("rope_theta") or old["rope_theta"]),
         fraction=float(p.get("partial_rotary_factor") or c.get("partial_rotary_factor") or 1.0),
-        kind=kind,
+        kind="wavelength" if by_wavelength else kind,
         factor=float(factor),
         trained=int(trained),
         scale=_temper(kind, p, float(factor), trained),
-        slow=float(p.get("low_freq_factor" if llama3 else "beta_slow") or 1.0),
-        fast=float(p.get("high_freq_factor" if llama3 else "beta_fast") or 32.0),
+        slow=float(p.get("low_freq_factor" if by_wavelength else "beta_slow") or 1.0),
+        fast=float(p.get("high_freq_factor" if by_wavelength else "beta_fast") or 32.0),
         short=tuple(p.get("short_factor") or ()),
         long=tuple(p.get("long_factor") or ()),
         truncate=bool(p.get("truncate", True)),

@@ -1,4 +1,4 @@
-"""BART (Lewis et al. 2020): post-norm encoder and decoder with learned positions; parent of Marian."""
+"""BART (Lewis et al. 2020): post-norm encoder and decoder with learned positions; parent of the other translators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from hunmin.nn.spec import FFN, Attn, Embed, Norm, Stack
 LAYER: Rules = {
     **{f"self_attn.{theirs}": f"attn.{ours}" for theirs, ours in (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("out_proj", "o"))},
     "self_attn_layer_norm": "attn_norm",
-    **{f"encoder_attn.{theirs}": f"cross.{ours}" for theirs, ours in (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("out_proj", "o"))},
+    **{
+        f"encoder_attn.{theirs}": f"cross.{ours}" for theirs, ours in (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("out_proj", "o"))
+    },
     "encoder_attn_layer_norm": "cross_norm",
     "fc1": "ffn.up",
     "fc2": "ffn.down",
@@ -27,6 +29,7 @@ def side(name: str) -> Rules:
         f"{name}.embed_tokens": f"{name}.embed.tokens",
         f"{name}.embed_positions": f"{name}.embed.positions",
         f"{name}.layernorm_embedding": f"{name}.embed.norm",
+        f"{name}.layer_norm": f"{name}.stack.norm",
         **under(f"{name}.layers.*", f"{name}.stack.layers.*", LAYER),
     }
 
@@ -35,23 +38,9 @@ def rules(c: Config) -> Rules:
     return {"shared": "encoder.embed.tokens", **side("encoder"), **side("decoder")}
 
 
-def backbone(c: Config, side: str, **embed: Any) -> Backbone:
-    """``embed`` replaces fields of the embedding's spec."""
-    refuse(c, normalize_before=False, add_final_layer_norm=False, normalize_embedding=(True, embed.get("norm") is not None))
+def backbone(c: Config, side: str, *, pre: bool = False, **embed: Any) -> Backbone:
+    """``pre``: norms before the sublayers and one after the stack. ``embed`` replaces fields of the embedding's spec."""
     width, norm, drop, decoder = c["d_model"], Norm("layer", 1e-5), c["dropout"], side == "decoder"
-    attn: dict[str, Any] = {"heads": c[f"{side}_attention_heads"], "dropout": c["attention_dropout"]}
-    stack = Stack(
-        width,
-        c[f"{side}_layers"],
-        Attn(**attn, causal=decoder),
-        FFN(c[f"{side}_ffn_dim"], c["activation_function"], dropout=c["activation_dropout"]),
-        norm,
-        order="post",
-        cross=Attn(**attn) if decoder else None,
-        final_norm=False,
-        dropout=drop,
-        layer_drop=c[f"{side}_layerdrop"],
-    )
     spec: dict[str, Any] = {
         "vocab": c["vocab_size"],
         "width": width,
@@ -61,8 +50,24 @@ def backbone(c: Config, side: str, **embed: Any) -> Backbone:
         "scale": width**0.5 if c["scale_embedding"] else 1.0,
         "dropout": drop,
         "pad": c["pad_token_id"],
+        **embed,
     }
-    return Backbone(Embed(**{**spec, **embed}), stack)
+    refuse(c, normalize_before=pre, add_final_layer_norm=pre, add_bias_logits=False)
+    refuse(c, normalize_embedding=spec["norm"] is not None, static_position_embeddings=bool(spec.get("sinusoid")))
+    attn: dict[str, Any] = {"heads": c[f"{side}_attention_heads"], "dropout": c["attention_dropout"]}
+    stack = Stack(
+        width,
+        c[f"{side}_layers"],
+        Attn(**attn, causal=decoder),
+        FFN(c[f"{side}_ffn_dim"], c["activation_function"], dropout=c["activation_dropout"]),
+        norm,
+        order="pre" if pre else "post",
+        cross=Attn(**attn) if decoder else None,
+        final_norm=pre,
+        dropout=drop,
+        layer_drop=c[f"{side}_layerdrop"],
+    )
+    return Backbone(Embed(**spec), stack)
 
 
 def lm_head(c: Config) -> LMHead:

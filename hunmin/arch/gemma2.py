@@ -60,6 +60,10 @@ def decoder(c: Config) -> Backbone:
 
 
 ARCH = Arch(
-    prefix="model.", defaults=DEFAULTS, rules=rules, decoder=decoder, heads=llama.heads(softcap="final_logit_softcapping"),
+    prefix="model.",
+    defaults=DEFAULTS,
+    rules=rules,
+    decoder=decoder,
+    heads=llama.heads(softcap="final_logit_softcapping"),
     partial=("final_logit_softcapping",),
 )

@@ -42,9 +42,6 @@ ARCH = Arch(
     },
     rules=rules,
     decoder=decoder,
-    heads={
-        **llama.heads(softcap="final_logit_softcapping"),
-        "Model": Head("Gemma3TextModel", lambda c: None),
-    },
+    heads={**llama.heads(softcap="final_logit_softcapping"), "Model": Head("Gemma3TextModel", lambda c: None)},
     partial=("final_logit_softcapping",),
 )

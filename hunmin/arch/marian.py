@@ -14,8 +14,8 @@ def rules(c: Config) -> Rules:
 
 
 def backbone(c: Config, side: str) -> Backbone:
-    refuse(c, share_encoder_decoder_embeddings=True, static_position_embeddings=True, decoder_vocab_size=c["vocab_size"])
-    return bart.backbone(c, side, norm=None, offset=0, sinusoid=True)
+    refuse(c, share_encoder_decoder_embeddings=True, decoder_vocab_size=c["vocab_size"])
+    return bart.backbone(c, side, norm=None, offset=0, sinusoid="halves")
 
 
 ARCH = Arch(

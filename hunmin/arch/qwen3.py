@@ -22,6 +22,4 @@ def decoder(c: Config) -> Backbone:
     return qwen2.decoder(c, qk_norm=Norm("rms", c["rms_norm_eps"]), bias="qkvo" if c["attention_bias"] else "")
 
 
-ARCH = Arch(
-    prefix="model.", defaults={**qwen2.DEFAULTS, "head_dim": 128}, rules=rules, decoder=decoder, heads=qwen2.ARCH.heads
-)
+ARCH = Arch(prefix="model.", defaults={**qwen2.DEFAULTS, "head_dim": 128}, rules=rules, decoder=decoder, heads=qwen2.ARCH.heads)

@@ -17,7 +17,12 @@ def feed_forward(c: Config) -> tuple[str, bool]:
     """(activation, gated) from ``feed_forward_proj``: "relu", "gated-gelu", …"""
     gate, _, act = c["feed_forward_proj"].rpartition("-")
     if gate not in ("", "gated"):
-        raise ConfigError(say(f"feed_forward_proj {c['feed_forward_proj']!r} is unknown.", f"feed_forward_proj {c['feed_forward_proj']!r}을(를) 알 수 없습니다."))
+        raise ConfigError(
+            say(
+                f"feed_forward_proj {c['feed_forward_proj']!r} is unknown.",
+                f"feed_forward_proj {c['feed_forward_proj']!r}을(를) 알 수 없습니다.",
+            )
+        )
     return ("gelu_new" if gate and act == "gelu" else act), bool(gate)
 
 
@@ -121,5 +126,6 @@ ARCH = Arch(
     aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
     tied=lambda c: {"decoder.embed.tokens.weight": "encoder.embed.tokens.weight"},
     std=std,
+    fp32=("ffn.down",),  # fp16 overflows here
     partial=("scale_decoder_outputs", "num_decoder_layers"),
 )

@@ -58,10 +58,11 @@ class Beams:
         vocab, items = scores.shape[1], len(self.scores)
         total = (scores.view(items, self.beams, vocab) + self.scores[..., None]).view(items, -1)
         if self.rules.sample:
-            chosen = race(total, self.rules.generator).topk(self.wide).indices
+            drawn, chosen = race(total, self.rules.generator).topk(self.wide)
             top = total.gather(1, chosen)
         else:
             top, chosen = total.topk(self.wide)
+            drawn = top
         parent = chosen // vocab
         candidates = _take(self.running, parent)
         candidates[..., self.length] = chosen % vocab
@@ -74,7 +75,7 @@ class Beams:
         self.origin = (_take(parent, kept) + self.offset).flatten()
         self._collect(candidates, top, ends)
         self.open = self.open & self._improvable()
-        going, onward, broken = torch.stack([(~self._done()).sum(), (~ends).sum(), top.isnan().sum()]).tolist()  # the one wait for a GPU
+        going, onward, broken = torch.stack([(~self._done()).sum(), (~ends).sum(), drawn.isnan().sum()]).tolist()  # the one wait for a GPU
         if broken:
             raise not_a_number()
         self.alive = going * self.beams

@@ -43,20 +43,17 @@ def generate(
 ) -> Any:
     """Continue a prompt, or translate, summarize, … with an encoder-decoder.
 
-    Settings come from the defaults, the model's ``generation_config``, ``generation_config`` and ``options``, the later ones first.
+    Settings: the defaults, then the model's, then those of ``generation_config``, then ``options``; the last one counts.
     Padding may stand on either side; rows padded on the right come back with it on the left.
 
     Args:
-        model: a CausalLM or Seq2SeqLM.
         inputs: ids ``(B, N)``, also as ``input_ids``; None starts from ``bos_token_id``.
-        generation_config: settings for this call.
         streamer: gets every token when it is known; one row, no beams.
         logits_processor: functions ``(ids, scores) -> scores``.
         stopping_criteria: functions ``(ids, scores) -> bool`` or bool tensor ``(R,)``.
         prefix_allowed_tokens_fn: the ids that may come next, by row of the batch and its ids so far.
         tokenizer: needed by ``stop_strings``.
-        seed: makes sampling repeatable; without it PyTorch's global random numbers are used, or those of ``generator``.
-        generator: see ``seed``.
+        seed: makes sampling repeatable; without it random numbers come from ``generator``, or from PyTorch's global ones.
         options: ``attention_mask``, ``decoder_input_ids``, ``encoder_outputs``, ``past_key_values`` (a ``Cache`` of the first tokens), and
             every setting of :class:`GenerationConfig`.
 
@@ -71,14 +68,7 @@ def generate(
     try:
         with torch.inference_mode():
             config, told = _settings(model, generation_config, options)
-            if streamer is not None and config.num_beams > 1:
-                raise InputError(
-                    say(
-                        "A streamer cannot be used with beams: set num_beams=1.",
-                        "스트리머는 빔 서치와 함께 쓸 수 없습니다. num_beams=1로 정하세요.",
-                    )
-                )
-            past = options.pop("past_key_values", None)
+            cache = options.pop("past_key_values", None) or (Cache() if config.use_cache else None)
             prompt = prepare(model, inputs, config, options)
             if options:
                 raise unknown(next(iter(options)))
@@ -86,21 +76,30 @@ def generate(
             stops = _stops(config, start, stopping_criteria or (), tokenizer, model.device)
             rules = Rules(start, config.max_length, _fill(config), stops, config.do_sample, seeded(seed, generator, model.device))
             copies = max(config.num_beams, config.num_return_sequences)
-            rows = prompt.ids.repeat_interleave(copies, 0)
-            search = Beams(rows, rules, config, len(end_ids(config))) if config.num_beams > 1 else Rows(rows, rules)
+            search = _begin(prompt.ids.repeat_interleave(copies, 0), rules, config, streamer is not None)
             process = processors.build(config, prompt, copies, logits_processor or (), prefix_allowed_tokens_fn)
-            steps = Steps(model, prompt, (past if past is not None else Cache()) if config.use_cache else None, copies)
+            steps = Steps(model, prompt, cache, copies)
             record = _decode(steps, search, process, config, streamer)
     except BaseException as error:
         if (tell := getattr(streamer, "error", None)) is not None:
             tell(error)  # whoever reads the other end must not wait for ever
         raise
-    if streamer is not None:
-        streamer.end()
     sequences, scores = (t.clone() if t is not None else None for t in search.result())  # no inference tensors: training may follow
-    if not config.return_dict_in_generate:
-        return sequences
-    return Output(sequences=sequences, sequences_scores=scores, **record, past_key_values=steps.cache)
+    out = Output(sequences=sequences, sequences_scores=scores, **record, past_key_values=steps.cache)
+    return out if config.return_dict_in_generate else sequences
+
+
+def _begin(rows: Tensor, rules: Rules, config: GenerationConfig, streamed: bool) -> Rows | Beams:
+    if config.num_beams == 1:
+        return Rows(rows, rules)
+    if streamed:
+        raise InputError(
+            say(
+                "A streamer cannot be used with beams: set num_beams=1.",
+                "스트리머는 빔 서치와 함께 쓸 수 없습니다. num_beams=1로 정하세요.",
+            )
+        )
+    return Beams(rows, rules, config, len(end_ids(config)))
 
 
 def _settings(model: PreTrainedModel, own: GenerationConfig | None, options: dict[str, Any]) -> tuple[GenerationConfig, bool]:
@@ -177,7 +176,7 @@ class Steps:
         if past >= ids.shape[1]:
             raise InputError(
                 say(
-                    f"past_key_values holds {past} tokens, the prompt only {ids.shape[1]}: pass the whole prompt, with new tokens at its end.",
+                    f"past_key_values holds {past} tokens, the prompt only {ids.shape[1]}: pass all of it, then new tokens.",
                     f"past_key_values에 {past}토큰이 있는데 프롬프트는 {ids.shape[1]}토큰뿐입니다. 새 토큰까지 전체 프롬프트를 주세요.",
                 )
             )
@@ -187,14 +186,14 @@ class Steps:
         return logits.repeat_interleave(self.copies, 0)
 
     def next(self, ids: Tensor, origin: Tensor | None, live: Tensor | None) -> Tensor:
-        """Logits after ``ids`` ``(R, N)``, whose rows continue the rows ``origin``. Only ``live`` rows are computed, the others get zeros."""
+        """Logits after ``ids`` ``(R, N)``, whose rows continue the rows ``origin``. Only ``live`` rows are computed, others get zeros."""
         rows = len(ids)
         if origin is not None or live is not None:
             slot = torch.empty(rows, dtype=torch.long, device=ids.device)
             slot[self.held] = torch.arange(len(self.held), device=ids.device)
             self.held = live if live is not None else self.held
             self.count = len(self.held)
-            self._pick(slot[self.held if origin is None else origin[self.held]])
+            self._pick(slot[self.held if origin is None else origin[self.held]], cross=live is not None)
         new = ids if self.count == rows else ids[self.held]
         step = self.where.after(1)
         if self.cache is None:
@@ -221,10 +220,10 @@ class Steps:
             )
         return out.logits[:, -1].float()
 
-    def _pick(self, rows: Tensor) -> None:
+    def _pick(self, rows: Tensor, *, cross: bool = True) -> None:
         self.where = self.where.pick(rows)
         if self.cache is not None:
-            self.cache.pick(rows)
+            self.cache.pick(rows, cross=cross)
         elif self.prompt.memory is not None and self.prompt.memory_where is not None:  # with a cache its keys and values are in there
             self.prompt = replace(self.prompt, memory=self.prompt.memory[rows], memory_where=self.prompt.memory_where.pick(rows))
 
@@ -250,6 +249,8 @@ def _decode(
         if streamer is not None:
             streamer.put(search.ids[:, search.length - 1].cpu())
         if not more:
+            if streamer is not None:
+                streamer.end()
             return {name: tuple(values) if asked[name] else None for name, values in kept.items()}
         if soft is not None and search.length > soft:
             _warn_long(soft)

@@ -1,4 +1,4 @@
-"""Logits processors: functions ``(ids (R, N), scores (R, V)) -> scores`` that forbid or favour tokens, in the order that ``transformers`` uses.
+"""Logits processors: functions ``(ids (R, N), scores (R, V)) -> scores`` that forbid or favour tokens, in the customary order.
 
 R rows (a batch, times its beams), N tokens so far, V vocabulary. A score of minus infinity forbids a token.
 """
@@ -113,7 +113,10 @@ def _dense(values: dict[int, float], rest: float = 0.0) -> Callable[[Tensor], Te
 
     @cache
     def row(vocab: int, device: torch.device) -> Tensor:
-        return torch.tensor([values.get(i, rest) for i in range(vocab)], device=device)
+        known = [i for i in values if i < vocab]
+        out = torch.full((vocab,), rest, device=device)
+        out[known] = torch.tensor([values[i] for i in known], device=device)
+        return out
 
     return lambda scores: row(scores.shape[1], scores.device)
 

@@ -187,7 +187,7 @@ def longest(model: PreTrainedModel, config: GenerationConfig, prompt: int, told:
         new = total - prompt
         raise InputError(
             say(
-                f"Prompt ({prompt}) and new tokens ({new}) go beyond the model's {hard} positions. Set max_new_tokens to {room - prompt} or less.",
+                f"Prompt ({prompt}) and new tokens ({new}) go beyond the model's {hard} positions. Set {room - prompt} or less.",
                 f"프롬프트({prompt})와 새 토큰({new})이 모델의 위치 {hard}개를 넘습니다. max_new_tokens를 {room - prompt} 이하로 정하세요.",
             )
         )

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hunmin.arch import FAMILIES, architecture
-from hunmin.errors import ConfigError, FormatError, say, warn_once
+from hunmin.errors import ConfigError, FormatError, SourceError, say, warn_once
+from hunmin.hub.files import whole
 
 # Keys that describe a checkpoint, its training or its use, but do not change what a forward pass computes.
 HARMLESS = frozenset(
@@ -34,7 +35,7 @@ HARMLESS = frozenset(
     sample_rate replicate_default_eos extra_pos_embeddings encoder_hidden_size _sliding_window_pattern max_window_layers
     """.split()
 )
-MOST_LAYERS = 4096
+MOST_LABELS = 1 << 20
 
 
 class Config(Mapping[str, Any]):
@@ -45,7 +46,7 @@ class Config(Mapping[str, Any]):
 
     _values: dict[str, Any]
 
-    def __init__(self, model_type: str, **values: Any) -> None:
+    def __init__(self, model_type: str, /, **values: Any) -> None:
         arch = architecture(model_type)
         own: dict[str, Any] = {
             "_values": {},
@@ -104,13 +105,20 @@ class Config(Mapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         key = self._aliases.get(key, key)
         if key == "num_labels":
+            if type(value) is not int or not 0 < value <= MOST_LABELS:
+                raise _wrong(key, value)
+            if len(self._values.get("id2label") or ()) == value:
+                return  # the labels that have names already
             key, value = "id2label", {str(i): f"LABEL_{i}" for i in range(value)}
         if key in ("torch_dtype", "dtype"):
             key, value = "dtype", str(value).removeprefix("torch.") if value is not None else None
         self._values[key] = value
         if key == "id2label" and value:
-            self._values["id2label"] = {str(k): v for k, v in value.items()}
-            self._values["label2id"] = {v: int(k) for k, v in value.items()}
+            try:
+                self._values["id2label"] = {str(int(k)): v for k, v in value.items()}
+                self._values["label2id"] = {v: int(k) for k, v in value.items()}
+            except (AttributeError, TypeError, ValueError):
+                raise _wrong(key, value) from None
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("__"):
@@ -157,8 +165,8 @@ class Config(Mapping[str, Any]):
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     def save_pretrained(self, folder: str | Path) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "config.json").write_text(self.to_json_string(), encoding="utf-8")
+        with whole(Path(folder) / "config.json") as path:
+            path.write_text(self.to_json_string(), encoding="utf-8")
 
     def unread(self) -> list[str]:
         """Keys with a value that nothing has read and that are not known to be harmless."""
@@ -175,11 +183,18 @@ class Config(Mapping[str, Any]):
             )
 
 
+def _wrong(key: str, value: Any) -> ConfigError:
+    shown = f"{value!r}"[:100]
+    return ConfigError(say(f"config.json: {key} cannot be {shown}.", f"config.json의 {key} 값 {shown}은(는) 쓸 수 없습니다."))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object. Raises FormatError naming the file and the place of the mistake."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise SourceError(say(f"{path} cannot be read: {error.strerror}.", f"{path}을(를) 읽을 수 없습니다: {error.strerror}.")) from None
+    except (ValueError, RecursionError) as error:
         raise FormatError(
             say(
                 f"{path} is not valid JSON: {error}. Fetch or write it again.",

@@ -22,7 +22,9 @@ class Keys:
 
     def __init__(self, header: Header) -> None:
         self.header = header
-        self.name = str(header.get("general.architecture"))
+        if "general.architecture" not in header:
+            header.fail("it does not name its architecture", "아키텍처가 적혀 있지 않습니다")
+        self.name = str(header["general.architecture"])
         if self.name not in FAMILIES:
             known = ", ".join(FAMILIES)
             raise ConfigError(

@@ -183,7 +183,7 @@ def _sentencepiece(header: Header, tokens: list[str], kinds: list[int]) -> Token
 
     gemma = str(header.get("general.architecture")).startswith("gemma")
     if gemma:  # runs of spaces stand there as such, while merging sees them as SPACE
-        tokens[:] = [SPACE * len(t) if t.isspace() and set(t) == {" "} else t for t in tokens]
+        tokens[:] = [t if t.strip(" ") else SPACE * len(t) for t in tokens]
     vocab = {token: i for i, token in enumerate(tokens)}
     merges = [tuple(merge.split(" ")) for merge in _strings(header, "tokenizer.ggml.merges", required=False)] or _merges(
         header, vocab, gemma

@@ -49,7 +49,7 @@ class Place:
         """The stored tensor as ours, one for each name."""
         t = t.T if self._flipped and t.ndim == 2 else t
         t = t.flatten() if isinstance(self.rule, Row) else t
-        return list(t.chunk(len(self.names))) if isinstance(self.rule, Split) else [t]
+        return list(t.tensor_split(len(self.names))) if isinstance(self.rule, Split) and t.ndim else [t] * len(self.names)
 
     def write(self, parts: list[Tensor]) -> Tensor:
         """Ours as the stored tensor; the inverse of ``read``."""
@@ -127,7 +127,14 @@ class Names:
 
     def theirs(self, name: str) -> str:
         """The checkpoint's name of one of our parameters, for messages."""
-        return next(iter(self.stored([name])))
+        module, _, leaf = name.rpartition(".")
+        for prefix, theirs, rule in self._own:
+            for ours in map(_pattern, targets(rule)):
+                if match := ours.fullmatch(module):
+                    return f"{prefix}{_fill(theirs, match.groups())}.{leaf}"
+                if match := ours.fullmatch(name):
+                    return prefix + _fill(theirs, match.groups())
+        return name
 
 
 def table(config: Mapping[str, Any], task: str) -> list[tuple[str, str]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from hunmin.errors import FormatError, InputError, SourceError, say
 from hunmin.hub.config import read_json
+from hunmin.hub.files import whole
 
 if TYPE_CHECKING:
     from hunmin.hub.files import Source
@@ -73,8 +75,10 @@ class TorchFile:
         self._tensors: dict[str, Tensor] = {}
         for path in paths:
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except pickle.UnpicklingError:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # before 2020 it was no zip
+            except pickle.UnpicklingError as error:
+                if "GLOBAL" not in str(error):
+                    raise broken(path, say("its pickle is broken", "피클이 깨졌습니다")) from None
                 raise FormatError(
                     say(
                         f"{path} holds more than tensors (a pickle with code) and was not opened. Ask for a safetensors version of the model.",
@@ -83,7 +87,7 @@ class TorchFile:
                 ) from None
             except Exception as error:  # a broken zip or pickle surfaces as almost any exception
                 raise broken(path, error) from None
-            if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+            if not isinstance(state, dict) or not all(isinstance(k, str) and _plain(v) for k, v in state.items()):
                 raise broken(path, say("it is not a table of tensors", "텐서 목록이 아닙니다"))
             self._tensors.update(state)
 
@@ -92,6 +96,10 @@ class TorchFile:
 
     def tensor(self, name: str, dtype: torch.dtype | None) -> Tensor:
         return cast(self._tensors[name], dtype)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
 
 
 def cast(t: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -167,20 +175,19 @@ def write_tensors(tensors: Iterator[tuple[str, Tensor]], folder: Path, max_shard
         sizes[-1] += size
     count = len(shards)
     files = [SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    for file, shard in zip(files, shards, strict=True):
-        part = folder / f".{file}.part"
-        try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in shard.items()}, part, {"format": "pt"})
-            os.replace(part, folder / file)
-        finally:
-            part.unlink(missing_ok=True)
+    with ExitStack() as parts:
+        for file, shard in zip(files, shards, strict=True):
+            part = parts.enter_context(whole(folder / file))
+            try:
+                save_file({k: v.detach().cpu().contiguous() for k, v in shard.items()}, part, {"format": "pt"})
+            except SafetensorError as error:
+                raise OSError(str(error)) from None
+        if count > 1:
+            weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+            text = json.dumps({"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}, indent=2, sort_keys=True)
+            parts.enter_context(whole(folder / INDEX)).write_text(text + "\n", encoding="utf-8")
+            files.append(INDEX)
     for old in (*folder.glob("model-*-of-*.safetensors"), folder / SINGLE, folder / INDEX):
         if old.name not in files:
             old.unlink(missing_ok=True)
-    written = [folder / file for file in files]
-    if count > 1:
-        weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        text = json.dumps({"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}, indent=2, sort_keys=True)
-        (folder / INDEX).write_text(text + "\n", encoding="utf-8")
-        written.append(folder / INDEX)
-    return written
+    return [folder / file for file in files]

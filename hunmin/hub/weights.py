@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,10 +12,13 @@ from torch import Tensor, nn
 
 from hunmin.arch import architecture
 from hunmin.errors import ConfigError, FormatError, InputError, say, warn_once
-from hunmin.hub.config import MOST_LAYERS, Config
+from hunmin.hub.check import check, check_values
+from hunmin.hub.config import Config
 from hunmin.hub.names import Names
 from hunmin.hub.tensors import TensorFile
 from hunmin.nn.model import Backbone
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass
@@ -38,20 +43,22 @@ def parts(config: Config, task: str) -> tuple[Backbone | None, Backbone | None, 
         )
     head = arch.heads[task]
     try:
-        if config.num_hidden_layers > MOST_LAYERS:
-            raise ValueError(f"{config.num_hidden_layers} layers")
+        check_values(config.to_dict())
         for key in arch.partial:
             config.get(key)
         encoder = arch.encoder(config) if arch.encoder else None
         decoder = arch.decoder(config) if arch.decoder and not head.encoder_only else None
-        return encoder, decoder, head.build(config)
+        built = encoder, decoder, head.build(config)
+        check(*built)
+        return built
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError) as error:
         if isinstance(error, ConfigError):
             raise
+        cause = " ".join(f"{error}".split())[:200]
         raise ConfigError(
             say(
-                f"config.json does not describe a {config['model_type']} model that can be built: {error}",
-                f"config.json의 내용으로는 {config['model_type']} 모델을 만들 수 없습니다: {error}",
+                f"config.json does not describe a {config['model_type']} model that can be built: {cause}",
+                f"config.json의 내용으로는 {config['model_type']} 모델을 만들 수 없습니다: {cause}",
             )
         ) from error
 
@@ -76,10 +83,25 @@ def tie(model: nn.Module, tied: dict[str, str]) -> None:
         put(model, alias, model.get_parameter(source))
 
 
+def _std(config: Config, name: str) -> float:
+    """The standard deviation of fresh values. Raises ConfigError when the configuration gives none."""
+    try:
+        std = architecture(config["model_type"]).std(config, name)
+        if 0.0 <= std < math.inf:
+            return std
+        cause = f"{std}"
+    except (TypeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        cause = f"{error}"
+    raise ConfigError(
+        say(f"config.json gives no width for the fresh values of {name}: {cause}", f"config.json으로 {name}의 초깃값을 정할 수 없습니다: {cause}")
+    )
+
+
 @torch.no_grad()
 def initialize(model: nn.Module, config: Config, names: list[str] | None = None) -> None:
     """Fresh values for the named parameters (default: all): normal weights as the architecture asks, zero biases, neutral norms."""
-    std = architecture(config["model_type"]).std
     wanted = set(names) if names is not None else None
     for path, module in model.named_modules():
         for leaf, p in module.named_parameters(recurse=False):
@@ -89,7 +111,7 @@ def initialize(model: nn.Module, config: Config, names: list[str] | None = None)
             if leaf == "bias":
                 p.zero_()
             elif isinstance(module, nn.Linear | nn.Embedding):
-                p.normal_(0.0, std(config, name))
+                p.normal_(0.0, _std(config, name))
                 if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                     p[module.padding_idx].zero_()
             else:
@@ -107,17 +129,18 @@ def _fill(
         if place is not None and not place.names:
             continue  # derived: follows from the config
         if place is None or any(n not in wanted for n in place.names):
-            if place is None and not names.elsewhere(stored):
-                report.unexpected.append(stored)
-            elif place is not None and not any(n.startswith("head.") for n in place.names) and "decoder" not in place.names[0]:
-                report.unexpected.append(stored)  # a layer or a bias that this config has no room for
+            dropped = names.head.encoder_only and place is not None and place.names[0].startswith("decoder.")
+            if not dropped and not (place is None and names.elsewhere(stored)):
+                report.unexpected.append(stored)  # nobody's, or a layer or a bias that this config has no room for
             continue
-        for name, t in zip(place.names, place.read(tensors.tensor(stored, dtype)), strict=True):
+        exact = dtype is torch.float16 and place.names[0].rpartition(".")[0].endswith(names.arch.fp32)
+        kept = torch.float32 if exact else dtype
+        for name, t in zip(place.names, place.read(tensors.tensor(stored, kept)), strict=True):
             if t.shape != wanted[name].shape:
                 report.mismatched.append((name, t.shape, wanted[name].shape))
                 continue
-            check_finite(t, stored, where)
-            filled[name] = nn.Parameter(t.to(device) if device is not None else t.contiguous(), requires_grad=t.is_floating_point())
+            check_numbers(t, stored, where)
+            filled[name] = nn.Parameter(t.to(device) if device is not None else t.contiguous())
     if report.mismatched and not loose:
         name, found, built = report.mismatched[0]
         raise FormatError(
@@ -128,7 +151,20 @@ def _fill(
                 " 헤드 크기만 다르면 ignore_mismatched_sizes=True를 쓰세요.",
             )
         )
+    if dtype is None:
+        _unify(filled, names.arch.fp32)
     return filled, report
+
+
+def _unify(filled: dict[str, nn.Parameter], exact: tuple[str, ...]) -> None:
+    """Layers compute in one dtype: where a file holds several, the one of most numbers; what is kept ``exact`` may stay in fp32."""
+    kinds = Counter[torch.dtype]()
+    for p in filled.values():
+        kinds[p.dtype] += p.numel()
+    main = max(kinds, key=lambda kind: kinds[kind], default=torch.float32)
+    for name, p in filled.items():
+        if p.dtype != main and not (p.dtype == torch.float32 and name.rpartition(".")[0].endswith(exact)):
+            filled[name] = nn.Parameter(p.detach().to(main))
 
 
 def load(
@@ -148,37 +184,30 @@ def load(
     """
     names, tied = Names(config, task), ties(config, task)
     filled, report = _fill(model, tensors, names, where, dtype, device, ignore_mismatched_sizes)
-    fresh = list[str]()
-    for name, p in model.named_parameters(remove_duplicate=False):
-        if name in filled:
-            put(model, name, filled[name])
-        elif not (name in tied and (tied[name] in filled or name.startswith("head."))):
-            fresh.append(name)
-            size = next((t.dtype for t in filled.values() if t.is_floating_point()), torch.float32)
-            put(model, name, nn.Parameter(torch.empty(p.shape, dtype=dtype or size, device=device or "cpu")))
-    _tie_loaded(model, tied, filled, names, where)
-    fresh = _backfill(model, tied, filled, fresh)
+    for alias, source in tied.items():  # a file may hold only the alias of a tied pair
+        if alias in filled:
+            filled.setdefault(source, filled[alias])
     resized = {name for name, _, _ in report.mismatched}
+    everything = dict(model.named_parameters(remove_duplicate=False))
+    fresh = [n for n in everything if n not in filled and tied.get(n) not in everything]
     if gone := [n for n in fresh if not n.startswith("head.") and n not in resized]:
         listed = ", ".join(names.theirs(n) for n in gone[:3])
         raise FormatError(
             say(
-                f"{where} lacks {len(gone)} weights of the model that its config.json describes ({listed}, …). The file is incomplete, or not of this model.",
+                f"{where} lacks {len(gone)} weights of the model that its config.json describes ({listed}, …)."
+                " The file is incomplete, or not of this model.",
                 f"{where}에 config.json이 말하는 모델의 가중치 {len(gone)}개가 없습니다 ({listed}, …). 파일이 불완전하거나 다른 모델의 것입니다.",
             )
         )
+    stored = next((t.dtype for t in filled.values() if t.is_floating_point()), torch.float32)
+    for name in fresh:
+        filled[name] = nn.Parameter(torch.empty(everything[name].shape, dtype=dtype or stored, device=device or "cpu"))
+    for name, value in filled.items():
+        put(model, name, value)
+    _tie_loaded(model, tied, filled, names, where)
     initialize(model, config, fresh)
     report.missing = [n for n in fresh if n not in resized]
     return report
-
-
-def _backfill(model: nn.Module, tied: dict[str, str], filled: dict[str, nn.Parameter], fresh: list[str]) -> list[str]:
-    """A file may hold only the alias of a tied pair: the pair is complete all the same."""
-    for alias, source in tied.items():
-        if alias in filled and source not in filled:
-            put(model, source, filled[alias])
-            fresh = [n for n in fresh if n != source]
-    return fresh
 
 
 def _tie_loaded(model: nn.Module, tied: dict[str, str], filled: dict[str, nn.Parameter], names: Names, where: str) -> None:
@@ -195,9 +224,16 @@ def _tie_loaded(model: nn.Module, tied: dict[str, str], filled: dict[str, nn.Par
             put(model, alias, model.get_parameter(source))
 
 
-def check_finite(t: Tensor, name: str, where: str) -> None:
+def check_numbers(t: Tensor, name: str, where: str) -> None:
     """Raise FormatError when ``t`` holds a NaN or an infinity. One pass without a copy: the extremes of a tensor carry its NaNs."""
-    if t.is_floating_point() and t.numel() and not all(bool(x.isfinite()) for x in t.aminmax()):
+    if t.dtype not in FLOATS:
+        raise FormatError(
+            say(
+                f"{where}: {name} holds {str(t.dtype).removeprefix('torch.')}, not floating-point numbers that a layer computes with.",
+                f"{where}: {name}에 층이 계산에 쓰는 실수가 아니라 {str(t.dtype).removeprefix('torch.')} 값이 들어 있습니다.",
+            )
+        )
+    if t.numel() and not all(bool(x.isfinite()) for x in t.aminmax()):
         raise FormatError(
             say(
                 f"{where}: {name} holds a NaN or an infinity. The file is damaged; fetch it again.",

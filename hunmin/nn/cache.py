@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hunmin.nn.where import Where
 
-GROW = 256  # tokens: room is added in steps of this, so that one decoded token does not copy the whole cache
+GROW = 32  # tokens: at least this much room is added at once, else half of what is there, so that a token does not copy the whole cache
 
 
 class Cache:
@@ -50,15 +50,18 @@ class Cache:
         start, end = old.shape[1], self._joined[2].shape[1]
         keys, values = self._kv[site]
         if keys.shape[1] < end:
-            keys, values = (torch.cat([t[:, :start], t.new_empty(t.shape[0], end - start + GROW, *t.shape[2:])], 1) for t in (keys, values))
+            room = end - start + max(GROW, end // 2)
+            keys, values = (torch.cat([t[:, :start], t.new_empty(t.shape[0], room, *t.shape[2:])], 1) for t in (keys, values))
         keys[:, start:end], values[:, start:end] = k, v
         self._kv[site], self._at[site] = (keys, values), self._joined[2]
         return self.get(site)
 
-    def pick(self, rows: Tensor) -> None:
-        """Keep the given rows, in this order, of every entry."""
+    def pick(self, rows: Tensor, *, cross: bool = True) -> None:
+        """Keep the given rows, in this order. ``cross=False`` leaves the entries of cross-attention: beams of one input share them."""
         moved: dict[int, Where] = {}
         for site, (k, v) in self._kv.items():
+            if not cross and not site.startswith("self"):
+                continue
             self._kv[site] = k[rows], v[rows]
             at = self._at[site]
             self._at[site] = moved.setdefault(id(at), at.pick(rows))

@@ -46,7 +46,7 @@ class TokenEmbedding(nn.Module):
         if self.positions is not None:
             x = x + self.positions(at.position + spec.offset)
         elif spec.sinusoid:
-            x = x + sinusoids(at.position, spec.width).to(x.dtype)
+            x = x + sinusoids(at.position + spec.offset, spec.width, spec.sinusoid).to(x.dtype)
         x = self.norm(x) if self.norm is not None else x
         x = F.dropout(x, spec.dropout, self.training)
         return self.project(x) if self.project is not None else x

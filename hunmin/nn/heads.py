@@ -102,4 +102,3 @@ class Pooler(nn.Module):
 
     def forward(self, x: Tensor, at: Where, ids: Tensor | None = None) -> Tensor:
         return torch.tanh(self.dense(x[at.first_and_last()[0]]))
-

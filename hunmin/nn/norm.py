@@ -18,7 +18,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.float() + self.offset if self.offset else self.weight.float()
-        return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
+        return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(self.weight.dtype)
 
 
 def build_norm(spec: Norm, width: int) -> nn.Module:

@@ -17,13 +17,13 @@ from hunmin.nn.where import Where
 def frequencies(rope: Rope, dim: int, device: torch.device) -> Tensor:
     """Angle per position of each of the ``dim / 2`` pairs, ``(dim / 2,)`` fp32, for kinds that do not depend on the length.
 
-    Sources: linear (Chen et al. 2023), YaRN (Peng et al. 2023, section 3), llama3 (Llama 3.1 reference code, ``apply_scaling``).
+    Sources: linear (Chen et al. 2023), YaRN (Peng et al. 2023, section 3), wavelength (Dubey et al. 2024 and its reference code).
     """
     exponent = torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim
     freq = 1.0 / rope.theta**exponent
     if rope.kind == "linear":
         return freq / rope.factor
-    if rope.kind == "llama3":
+    if rope.kind == "wavelength":
         wave = 2 * math.pi / freq
         keep = ((rope.trained / wave - rope.slow) / (rope.fast - rope.slow)).clamp(0, 1)
         return (1 - keep) * freq / rope.factor + keep * freq
@@ -69,9 +69,16 @@ def rotate(x: Tensor, at: Where, rope: Rope) -> Tensor:
     return torch.cat(turned if dim == x.shape[-1] else (*turned, x[..., dim:]), -1)
 
 
-def sinusoids(position: Tensor, width: int) -> Tensor:
-    """Sines in the first half of ``width``, cosines in the second, ``(B, N, width)`` fp32. Computed in fp64 like the reference tables."""
-    rate = 10000.0 ** (-2.0 * torch.arange((width + 1) // 2, dtype=torch.float64, device=position.device) / width)
+def sinusoids(position: Tensor, width: int, tradition: str) -> Tensor:
+    """Sines in the first half of ``width``, cosines in the second, ``(B, N, width)`` fp32. Computed in fp64 like the reference tables.
+
+    Wavelengths grow from 2 pi up to, but excluding, 10000 * 2 pi ("halves"), or including it ("fairseq").
+    """
+    half = (width + 1) // 2
+    steps = half if tradition == "halves" else width // 2 - 1
+    rate = 10000.0 ** (
+        -torch.arange(half, dtype=torch.float64, device=position.device) * (2 * half / width if tradition == "halves" else 1) / steps
+    )
     angle = position[..., None].double() * rate
     return torch.cat([angle.sin(), angle.cos()[..., : width // 2]], -1).float()
 

@@ -29,12 +29,12 @@ class Rope:
 
     theta: float = 10000.0
     fraction: float = 1.0  # the share of the head that turns
-    kind: Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"] = "default"
+    kind: Literal["default", "linear", "dynamic", "yarn", "longrope", "wavelength"] = "default"
     factor: float = 1.0
     trained: int = 0  # positions seen in training before the stretching
     scale: float = 1.0  # multiplies cos and sin (YaRN and LongRoPE temper attention)
-    slow: float = 1.0  # yarn beta_slow, llama3 low_freq_factor
-    fast: float = 32.0  # yarn beta_fast, llama3 high_freq_factor
+    slow: float = 1.0  # turns over the trained length below which a pair is stretched in full
+    fast: float = 32.0  # … and above which it is left alone
     short: tuple[float, ...] = ()  # longrope factors up to `trained` positions
     long: tuple[float, ...] = ()  # longrope factors beyond
     truncate: bool = True  # yarn: round the correction range to whole dimensions
@@ -109,7 +109,7 @@ class Embed:
     width: int
     positions: int | None = None
     offset: int = 0  # rows of the position table before position 0
-    sinusoid: bool = False  # positions are computed, not learned (Vaswani et al. 2017, section 3.5)
+    sinusoid: Literal["halves", "fairseq"] | None = None  # positions are computed (Vaswani et al. 2017, section 3.5), in two traditions
     types: int | None = None
     norm: Norm | None = None
     project: int | None = None

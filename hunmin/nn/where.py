@@ -84,9 +84,7 @@ class Where:
     def join(self, new: Where) -> Where:
         """The keys of a cache after ``new`` tokens were appended to these."""
         kind: Kind = "plain" if self.kind == new.kind == "plain" and new.end - new.shape[1] == self.end else "padded"
-        return Where(
-            torch.cat([self.segment, new.segment], 1), torch.cat([self.position, new.position], 1), kind, max(self.end, new.end)
-        )
+        return Where(torch.cat([self.segment, new.segment], 1), torch.cat([self.position, new.position], 1), kind, max(self.end, new.end))
 
     def pick(self, rows: Tensor) -> Where:
         """The given rows: beams that survive, finished sequences that leave."""

@@ -63,7 +63,9 @@ def pipeline(
         model, tokenizer = _loaded(cast(str, model), task, tokenizer, config, loading)
     task = task or next((t for t, row in TASKS.items() if row[2] == model.task), None)
     if pipeline_class is None and task is None:
-        raise InputError(say(f"No task here uses a {model.task} model. Tasks: {listed}.", f"{model.task} 모델을 쓰는 작업이 없습니다. 작업: {listed}."))
+        raise InputError(
+            say(f"No task here uses a {model.task} model. Tasks: {listed}.", f"{model.task} 모델을 쓰는 작업이 없습니다. 작업: {listed}.")
+        )
     if pipeline_class is None:
         module, name, _, _ = TASKS[str(task)]
         pipeline_class = cast("type[Pipeline]", getattr(import_module(f"hunmin.pipelines.{module}"), name))

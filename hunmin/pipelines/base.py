@@ -36,7 +36,13 @@ class Pipeline:
     """A model, its tokenizer and a task. Call it with one input or with many; it answers in the same form."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Tokenizer | None = None, *, task: str | None = None, batch_size: int | None = None, **options: Any
+        self,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer | None = None,
+        *,
+        task: str | None = None,
+        batch_size: int | None = None,
+        **options: Any,
     ) -> None:
         self.model, self.task, self.batch_size = model.eval(), task or "", batch_size
         self.tokenizer: Any = tokenizer

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hunmin.errors import InputError, say
+from hunmin.errors import FormatError, InputError, say
 from hunmin.pipelines.base import Pipeline
 from hunmin.text import BatchEncoding
 
@@ -24,11 +24,15 @@ def sentence_settings(source: Any) -> dict[str, Any]:
     if (modules := source.file("modules.json")) is None:
         return {}
     out: dict[str, Any] = {"pooling": "mean", "normalize": False}
-    for module in json.loads(modules.read_text(encoding="utf-8")):
+    try:
+        listed = [dict(module) for module in json.loads(modules.read_text(encoding="utf-8"))]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(say(f"{modules} is not a list of modules: {error}.", f"{modules}에 모듈 목록이 없습니다: {error}.")) from None
+    for module in listed:
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind == "Normalize":
             out["normalize"] = True
-        elif kind == "Pooling" and (path := source.file(f"{module['path']}/config.json")):
+        elif kind == "Pooling" and (path := source.file(f"{module.get('path', '')}/config.json")):
             modes = {"pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_lasttoken": "last"}
             settings = read_json(path)
             out["pooling"] = next((mode for key, mode in modes.items() if settings.get(key)), "mean")
@@ -81,7 +85,10 @@ class FeatureExtractionPipeline(Pipeline):
         """Vectors of every text: ``(N, C)``, or ``(C,)`` when pooled."""
         if pooling not in POOLINGS:
             raise InputError(
-                say(f"Unknown pooling {pooling!r}. Known: {', '.join(POOLINGS)}.", f"알 수 없는 pooling {pooling!r}. 가능: {', '.join(POOLINGS)}.")
+                say(
+                    f"Unknown pooling {pooling!r}. Known: {', '.join(POOLINGS)}.",
+                    f"알 수 없는 pooling {pooling!r}. 가능: {', '.join(POOLINGS)}.",
+                )
             )
         hidden, mask = self.model(**batch).last_hidden_state, batch["attention_mask"]
         stated = self.sentence if pooling == "auto" else {}

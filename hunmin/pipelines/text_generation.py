@@ -112,7 +112,9 @@ class TextGenerationPipeline(Pipeline):
             if return_tensors:
                 answers.append({"generated_token_ids": [*outputs["ids"], *new] if full else new})
                 continue
-            text = self.tokenizer.decode(new, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=clean_up_tokenization_spaces)
+            text = self.tokenizer.decode(
+                new, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=clean_up_tokenization_spaces
+            )
             if full and isinstance(prompt, list):
                 last = prompt[-1]
                 continued = last["role"] == "assistant"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hunmin.errors import ConfigError, FormatError, HunminError, InputError, SourceError, say
+from hunmin.hub.files import about
 from hunmin.text import families as fam
 from hunmin.text import sentencepiece as spm
 from hunmin.text.special import EXTRA, NAMES, added, content
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _SPM = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "sentencepiece.model", "spm.model")
 # Where and how to fetch, and what Transformers accepts beside: nothing of the tokenizer itself.
-_PLACE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
+_PLACE = ("gguf_file", "revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
 _IGNORED = ("use_fast", "trust_remote_code", "config", "tokenizer_type", "proxies", "resume_download", "code_revision", "use_auth_token")
 
 
@@ -50,8 +51,6 @@ class AutoTokenizer:
         place = {key: options.pop(key) for key in _PLACE if options.get(key) is not None}
         for key in _IGNORED:
             options.pop(key, None)
-        if gguf := options.pop("gguf_file", None):
-            pretrained_model_name_or_path = Path(pretrained_model_name_or_path) / gguf
         return load_tokenizer(resolve(pretrained_model_name_or_path, **place), options)
 
 
@@ -62,7 +61,19 @@ def load_tokenizer(source: Source, overrides: dict[str, Any] | None = None) -> T
         SourceError: no vocabulary file that is known.
         FormatError: a broken file.
     """
-    overrides = overrides or {}
+    with about(source.name):
+        try:
+            return _load(source, overrides or {})
+        except HunminError:
+            raise
+        except BaseException as error:
+            if not _of_rust(error):
+                raise
+            reason = str(error).split("\n")[0][:120]
+            raise FormatError(say(f"the tokenizer files are broken: {reason}", f"토크나이저 파일이 깨졌습니다: {reason}")) from error
+
+
+def _load(source: Source, overrides: dict[str, Any]) -> Tokenizer:
     if source.gguf is not None:
         from hunmin.hub.gguf import GGUF
 
@@ -83,17 +94,7 @@ def load_tokenizer(source: Source, overrides: dict[str, Any] | None = None) -> T
     config = {name: value for name, value in config.items() if value is not None or name == "strip_accents"}
     if not class_name and key != "fast":
         config["tokenizer_class"] = family.name
-    try:
-        return _build(source, key, config, overrides, class_name or model_type)
-    except HunminError as error:
-        if isinstance(error, (SourceError, InputError)) or source.name in str(error):
-            raise
-        raise type(error)(f"{source.name}: {error}") from error
-    except Exception as error:  # the Rust library raises Exception itself
-        reason = str(error).split("\n")[0][:120]
-        raise FormatError(
-            say(f"{source.name}: the tokenizer files are broken: {reason}", f"{source.name}: 토크나이저 파일이 깨졌습니다: {reason}")
-        ) from error
+    return _build(source, key, config, overrides, class_name or model_type)
 
 
 def read_backend(path: Path, config: dict[str, Any] | None = None, family: str = "fast") -> Backend:
@@ -109,11 +110,18 @@ def read_backend(path: Path, config: dict[str, Any] | None = None, family: str =
         if fam.may_patch(text, config or {}, family) and fam.patch(state := json.loads(text), config or {}, family):
             text = json.dumps(state)
         return Backend.from_str(text)
-    except Exception as error:  # the Rust library raises Exception itself
+    except BaseException as error:
+        if not _of_rust(error):
+            raise
         reason = str(error).split("\n")[0][:120]
         raise FormatError(
             say(f"{path}: not a tokenizer, or cut off ({reason}).", f"{path}: 토크나이저가 아니거나 잘렸습니다({reason}).")
         ) from error
+
+
+def _of_rust(error: BaseException) -> bool:
+    """The Rust library raises Exception itself, and a panic of its own is not even that."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _family(source: Source, class_name: str, model_type: str) -> str:
@@ -237,7 +245,10 @@ def _extra(source: Source, config: dict[str, Any]) -> dict[int, Any]:
 def _chat(source: Source) -> dict[str, Any]:
     """The chat template that stands in a file of its own, which goes before the one in the configuration."""
     path = source.file("chat_template.jinja")
-    return {"chat_template": path.read_text(encoding="utf-8")} if path else {}
+    try:
+        return {"chat_template": path.read_text(encoding="utf-8")} if path else {}
+    except UnicodeDecodeError as error:
+        raise FormatError(say(f"{path} is not UTF-8 text: {error}.", f"{path}은(는) UTF-8 텍스트가 아닙니다: {error}.")) from None
 
 
 def _json(source: Source, name: str, required: bool = False) -> dict[str, Any]:
@@ -247,7 +258,7 @@ def _json(source: Source, name: str, required: bool = False) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(say(f"{path}: broken or cut-off JSON ({error}).", f"{path}: JSON이 깨졌거나 잘렸습니다({error}).")) from error
     if not isinstance(value, dict):
         raise FormatError(say(f"{path}: must be a JSON object.", f"{path}: JSON 객체여야 합니다."))
