@@ -4,7 +4,8 @@
 
 Every load is a fresh process; one round runs all of them, after a round that warms the file cache. Printed are medians over the rounds, and
 of the ratios within each round: load on the machine slows both sides of a pair. Time is that of ``from_pretrained`` alone, without imports;
-memory is the peak beyond a process that has imported torch. Reads /proc, so it needs Linux.
+"1st" adds the first forward pass, in which weights that were only mapped are read. Memory is the peak beyond a process that has imported
+torch. Reads /proc, so it needs Linux.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def memory(key: str) -> float:
 
 
 def work(library: str, folder: str, gguf: str, dtype: str) -> None:
-    """Load once; print seconds, CPU seconds, and MB."""
+    """Load once and compute one token; print seconds, CPU seconds and MB of the load, seconds and MB of both, and MB of the weights."""
     import torch
 
     bare = memory("VmRSS")
@@ -57,7 +58,12 @@ def work(library: str, folder: str, gguf: str, dtype: str) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **options)
     wall, cpu, peak = time.perf_counter() - wall, time.process_time() - cpu, memory("VmHWM") - bare
-    print(json.dumps([wall, cpu, peak, sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6]))
+    start = time.perf_counter()
+    with torch.inference_mode():
+        model(torch.tensor([[1]]))
+    first = wall + time.perf_counter() - start
+    size = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
+    print(json.dumps([wall, cpu, first, peak, memory("VmHWM") - bare, size]))
 
 
 def measure(place: tuple[str, str], library: str, dtype: str) -> list[float]:
@@ -83,11 +89,14 @@ def main() -> None:
         for _ in range(given.runs + 1):
             places = [(str(gguf.parent), gguf.name) if "GGUF" in what else (folder, "") for what, *_ in CASES]
             rounds.append([measure(place, library, dtype) for place, (_, library, dtype, _) in zip(places, CASES, strict=True)])
-    print(f"{'':20}{'':14}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'/ weights':>11}   transformers / Hunmin: wall, CPU, peak")
+    print(
+        f"{'':20}{'':14}{'wall s':>8}{'CPU s':>8}{'1st s':>8}{'peak MB':>9}{'1st MB':>8}{'weights':>9}   transformers / Hunmin, in that order"
+    )
     for i, (what, library, _, peer) in enumerate(CASES):
-        wall, cpu, peak, size = (statistics.median(one[i][k] for one in rounds[1:]) for k in range(4))
-        ratios = [] if peer is None else [statistics.median(one[peer][k] / one[i][k] for one in rounds[1:]) for k in range(3)]
-        print(f"{what:20}{library:14}{wall:8.2f}{cpu:8.2f}{peak:9.0f}{peak / size:11.2f}   {'  '.join(f'{r:5.1f}x' for r in ratios)}".rstrip())
+        wall, cpu, first, peak, after, size = (statistics.median(one[i][k] for one in rounds[1:]) for k in range(6))
+        ratios = [] if peer is None else [statistics.median(one[peer][k] / one[i][k] for one in rounds[1:]) for k in range(5)]
+        row = f"{what:20}{library:14}{wall:8.2f}{cpu:8.2f}{first:8.2f}{peak:9.0f}{after:8.0f}{size:9.0f}   "
+        print((row + "".join(f"{ratio:6.2f}" for ratio in ratios)).rstrip())
 
 
 if __name__ == "__main__":

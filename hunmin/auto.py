@@ -13,7 +13,8 @@ from hunmin.arch import FAMILIES, architecture
 from hunmin.errors import ConfigError, InputError, say
 from hunmin.hub import weights
 from hunmin.hub.config import HARMLESS, Config
-from hunmin.hub.files import Source, about, resolve
+from hunmin.hub.files import Source, resolve
+from hunmin.hub.guard import about
 from hunmin.hub.names import Names, table
 from hunmin.hub.tensors import open_tensors
 from hunmin.model import PreTrainedModel

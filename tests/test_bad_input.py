@@ -24,7 +24,6 @@ from safetensors.torch import load_file, save_file
 from hunmin.auto import load
 from hunmin.errors import ConfigError, FormatError, HunminError, InputError, SourceError
 from hunmin.hub.tensors import write_tensors
-from hunmin.model import PreTrainedModel
 from hunmin.nn.where import Where
 from hunmin.text import AutoTokenizer
 from tests.corrupt import confused, copy, damaged, folder
@@ -100,14 +99,14 @@ def harmed(roots: dict[str, Path], work: Path, draw: random.Random, harm: Callab
     assert sorted(place.iterdir()) == before
 
 
-@settings(CASES, max_examples=500)
+@settings(CASES, max_examples=201)
 @given(seed=seeds)
 def test_damaged_bytes(roots: dict[str, Path], work: Path, seed: int) -> None:
     draw = random.Random(seed)
     harmed(roots, work, draw, lambda path: path.write_bytes(damaged(path.read_bytes(), draw)) and None, lambda path: True)
 
 
-@settings(CASES, max_examples=600)
+@settings(CASES, max_examples=200)
 @given(seed=seeds)
 def test_configurations_with_wrong_values(roots: dict[str, Path], work: Path, seed: int) -> None:
     """Wrong types, huge numbers, NaN, missing and nested values in ``config.json``: another model that can be computed, or an error."""
@@ -118,7 +117,7 @@ def test_configurations_with_wrong_values(roots: dict[str, Path], work: Path, se
     )  # fmt: skip
 
 
-@settings(CASES, max_examples=250)
+@settings(CASES, max_examples=60)
 @given(seed=seeds)
 def test_other_json_with_wrong_values(roots: dict[str, Path], work: Path, seed: int) -> None:
     draw = random.Random(seed)
@@ -128,7 +127,7 @@ def test_other_json_with_wrong_values(roots: dict[str, Path], work: Path, seed: 
     )  # fmt: skip
 
 
-@settings(CASES, max_examples=250)
+@settings(CASES, max_examples=150)
 @given(seed=seeds)
 def test_damaged_gguf(gguf_file: Path, work: Path, seed: int) -> None:
     draw = random.Random(seed)
@@ -219,8 +218,8 @@ def test_pickle_with_code(zipped: bool, bert: Path, tmp_path: Path) -> None:
 def test_pickles_of_tensors_load(weights: str, tmp_path: Path, bert: Path) -> None:
     """Both formats that ``torch.save`` has had, and they give what safetensors give."""
     place = folder(tmp_path / "p", "bert-plain", "SequenceClassification", weights)
-    with torch.no_grad():
-        assert torch.equal(load(place, None)(IDS)[0], load(bert, None)(IDS)[0])
+    pairs = zip(load(place, None).named_parameters(), load(bert, None).named_parameters(), strict=True)
+    assert all(name == other and torch.equal(p, q) for (name, p), (other, q) in pairs)
 
 
 @pytest.mark.parametrize("state", [[1], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(2), {"a": torch.zeros(2).to_sparse()}])
@@ -282,13 +281,13 @@ def test_broken_json(text: str, bert: Path) -> None:
             load(place, None) if name == "config.json" else AutoTokenizer.from_pretrained(place)
 
 
-def test_json_that_is_not_text(bert: Path) -> None:
+def test_files_that_are_not_text(bert: Path) -> None:
+    (bert / "chat_template.jinja").write_bytes(b"\xff")
+    with fails(FormatError, str(bert / "chat_template.jinja"), "UTF-8"):
+        AutoTokenizer.from_pretrained(bert)
     (bert / "config.json").write_bytes(b"\xff\xfe{}")
     with fails(FormatError, str(bert / "config.json"), "not valid JSON"):
         load(bert, None)
-    (bert / "chat_template.jinja").write_bytes(b"\xff")
-    with fails(FormatError, str(bert / "chat_template.jinja")):
-        AutoTokenizer.from_pretrained(bert)
 
 
 def test_the_last_of_two_equal_keys_counts(bert: Path) -> None:
@@ -326,9 +325,10 @@ def test_the_last_of_two_equal_keys_counts(bert: Path) -> None:
         ("llama", {"rope_parameters": 5}),
         ("llama", {"rope_parameters": {"rope_type": "linear", "factor": "x"}}),
         ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}}),
-        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 0}}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}}),
         ("longrope", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}),
         ("gemma3", {"layer_types": ["full_attention"]}),
+        ("gemma3", {"layer_types": ["full_attention"] * 4}),
         ("gemma3", {"layer_types": ["sideways_attention"] * 3}),
         ("gemma3", {"layer_types": 3}),
         ("gemma3", {"sliding_window": 0}),
@@ -378,20 +378,25 @@ def test_prompts_that_do_not_fit(bert: Path, gpt2: Path) -> None:
             model()
     with fails(InputError, "Id 2 ", "2 rows"):
         load(bert, None)(IDS, token_type_ids=torch.full_like(IDS, 2))
-    with fails(InputError, "empty"):
-        from hunmin.pipelines.text_generation import TextGenerationPipeline
 
-        TextGenerationPipeline(load(edit(gpt2), None), task="text-generation").tokenizer = None
-        tokenizer = AutoTokenizer.from_pretrained(gpt2)
-        tokenizer.backend_tokenizer.post_processor = __import__("tokenizers").processors.ByteLevel()
-        pipe = TextGenerationPipeline(load(gpt2, None), None, task="text-generation")
-        pipe.tokenizer = tokenizer
-        pipe("")
+
+def test_empty_prompts_and_other_kinds(gpt2: Path) -> None:
+    from hunmin import pipeline
+
+    model = load(gpt2, None)
+    model.resize_token_embeddings(400)
+    pipe = pipeline("text-generation", model, tokenizer=AutoTokenizer.from_pretrained(gpt2))
+    for wrong in (5, [5], b"x"):
+        with fails(InputError, "text-generation takes"):
+            list(pipe(wrong))
+    with fails(InputError, "The prompt is empty"):
+        pipe("", add_special_tokens=False)
 
 
 def test_labels_that_do_not_fit(bert: Path) -> None:
     model = load(bert, None)
-    for labels in (torch.tensor([2]), torch.tensor([0, 1]), torch.tensor([[0.5, 0.5, 0.5]])):
+    many = model.config.num_labels
+    for labels in (torch.tensor([many]), torch.tensor([0, 1]), torch.full((1, many + 1), 0.5)):
         with fails(InputError, "labels"):
             model(IDS, labels=labels)
 
@@ -466,9 +471,7 @@ def test_views_that_are_not_contiguous_are_saved_and_loaded(bert: Path, tmp_path
 
 def test_messages_in_korean(korean: None, bert: Path, gpt2: Path) -> None:
     with fails(ConfigError, str(bert), "'martian'", "지원하지 않는 아키텍처"):
-        load(edit(copy(bert, bert.parent / "a"), model_type="martian").rename(bert.parent / "bert2") and bert.parent / "bert2", None) if False else load(
-            edit(bert, model_type="martian"), None
-        )
+        load(edit(bert, model_type="martian"), None)
     with fails(ConfigError, "model_type이 없어"):
         load(edit(bert, model_type=...), None)
     edit(bert, model_type="bert")
@@ -477,7 +480,11 @@ def test_messages_in_korean(korean: None, bert: Path, gpt2: Path) -> None:
     with fails(InputError, "'wrong' 옵션이 없고"):
         load(bert, None, wrong=1)
     model = load(bert, None)
-    for ids, said in ((torch.full((1, 65), 5), "최대 64토큰"), (torch.zeros(1, 0, dtype=torch.long), "하나 이상"), (torch.tensor([[99]]), "99행 범위")):
+    for ids, said in (
+        (torch.full((1, 65), 5), "최대 64토큰"),
+        (torch.zeros(1, 0, dtype=torch.long), "하나 이상"),
+        (torch.tensor([[99]]), "99행 범위"),
+    ):
         with fails(InputError, said):
             model(ids)
     from hunmin import pipeline

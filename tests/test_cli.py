@@ -52,12 +52,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """A pipeline that says its input backwards; what it was called with."""
     seen: list[tuple[Any, ...]] = []
 
-    def pipeline(task: str, **made: Any) -> Callable[..., Any]:
+    def pipeline(task: str, model: str | None, **made: Any) -> Callable[..., Any]:
         if task != "text-generation":
             raise InputError(f"unknown task {task}")
 
         def run(inputs: list[str], **options: Any) -> list[Any]:
-            seen.append((made, inputs, options))
+            seen.append((model, made, inputs, options))
             return [[{"generated_text": text[::-1]}] for text in inputs]
 
         return run
@@ -70,16 +70,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def test_run_takes_arguments_options_and_a_model(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
-    done = cli("run", "text-generation", "ab", "cd", "--model", "m", "--set", "max_new_tokens=4", "--set", "prefix=x y")
+    done = cli("run", "text-generation", "ab", "cd", "--model", "m", "--device", "cpu", "--set", "max_new_tokens=4", "--set", "prefix=x y")
     assert (done.code, done.out, done.err) == (0, "ba\ndc\n", "")
-    assert calls == [({"model": "m"}, [text], {"batch_size": 1, "max_new_tokens": 4, "prefix": "x y"}) for text in ("ab", "cd")]
+    assert calls == [("m", {"device": "cpu"}, [text], {"batch_size": 1, "max_new_tokens": 4, "prefix": "x y"}) for text in ("ab", "cd")]
 
 
 def test_run_reads_lines_and_writes_json(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
     done = cli("run", "text-generation", "-", "--json", "--batch-size", "2", stdin="하나\n\ntwo\r\nthree")
     assert [json.loads(line) for line in done.out.splitlines()] == [[{"generated_text": t}] for t in ("나하", "owt", "eerht")]
     assert "나하" in done.out
-    assert [inputs for _, inputs, _ in calls] == [["하나", "two"], ["three"]]
+    assert [inputs for _, _, inputs, _ in calls] == [["하나", "two"], ["three"]]
 
 
 def test_a_pipe_needs_no_dash(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:

@@ -129,6 +129,13 @@ def test_no_architecture_is_named_in_the_blocks() -> None:
     assert not wrong
 
 
+def test_the_documentation_lists_every_architecture() -> None:
+    from hunmin.arch import FAMILIES
+
+    page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    assert [key for key in FAMILIES if f"`{key}`" not in page] == []
+
+
 def test_nothing_is_long() -> None:
     wrong: list[str] = []
     for path in FILES:

@@ -61,8 +61,8 @@ def run(
     source = _lines(inputs)
     from hunmin import pipeline
 
-    given = {"model": model, "device": device, "dtype": dtype}
-    pipe = pipeline(task, **{k: v for k, v in given.items() if v is not None})
+    given: dict[str, Any] = {"device": device, "dtype": dtype}
+    pipe = pipeline(task, model, **{k: v for k, v in given.items() if v is not None})
     while batch := list(islice(source, batch_size)):
         for result in pipe(batch, batch_size=len(batch), **options):
             typer.echo(json.dumps(result, ensure_ascii=False, default=_plain) if as_json else readable(result))

@@ -18,13 +18,16 @@ MOST_LAYERS = 1024
 
 
 def check_values(values: Mapping[str, Any]) -> None:
-    """Raise ValueError for what would make building a model endless, and for token ids that are none."""
+    """Raise ValueError for more layers than any model has, for token ids that are none, and for unknown kinds of layers."""
     for key, value in values.items():
         if key.endswith(("layers", "layer", "groups")) and isinstance(value, int | float) and not value <= MOST_LAYERS:
             raise ValueError(f"{key} is {value}")
         ids = value if isinstance(value, list) else [value]
         if key.endswith("_token_id") and not all(i is None or (type(i) is int and abs(i) < LARGEST) for i in ids):
             raise ValueError(f"{key} is {value!r}"[:200])
+    kinds = values.get("layer_types")
+    if kinds and (len(kinds) != values["num_hidden_layers"] or not set(kinds) <= {"full_attention", "sliding_attention"}):
+        raise ValueError(f"layer_types is {kinds!r}"[:200])
 
 
 def check(*parts: nn.Module | None) -> None:
@@ -32,7 +35,8 @@ def check(*parts: nn.Module | None) -> None:
     for module in (m for part in parts if part is not None for m in part.modules()):
         if isinstance(module, Backbone):
             embed, stack = module.embed.spec, module.stack.spec
-            _kinds(embed), _kinds(stack)
+            _kinds(embed)
+            _kinds(stack)
             _ask(embed.vocab > 0 and embed.width > 0 and stack.shared != 0, "a vocabulary, a width and layers that are not empty")
             _ask((embed.project or embed.width) == stack.width, f"an embedding as wide as the layers, {stack.width}")
             if stack.buckets:
@@ -64,13 +68,17 @@ def _kinds(spec: Any) -> None:
         elif kind.startswith(("float", "tuple")):
             numbers = value if isinstance(value, tuple) else (value,)
             _ask(all(type(x) in (int, float) and math.isfinite(x) for x in numbers), f"a number for {field.name}, not {value!r}"[:120])
-            _ask(field.name not in ("eps", "dropout", "final_dropout", "layer_drop") or 0 <= value <= 1, f"{field.name} from 0 to 1")
+            share = field.name in ("eps", "dropout", "final_dropout", "layer_drop")
+            _ask(not share or all(0 <= x <= 1 for x in numbers), f"{field.name} from 0 to 1")
 
 
 def _attention(spec: Attn, width: int, dim: int) -> None:
     _kinds(spec)
     heads, groups = spec.heads, spec.kv_heads or spec.heads
-    _ask(heads > 0 and dim > 0 and (spec.head_dim is not None or heads * dim == width), f"a number of heads that divides {width}, not {heads}")
+    _ask(
+        heads > 0 and dim > 0 and (spec.head_dim is not None or heads * dim == width),
+        f"a number of heads that divides {width}, not {heads}",
+    )
     _ask(heads % groups == 0, f"key/value heads that divide the {heads} heads, not {groups}")
     _ask(spec.window is None or spec.window > 0, "a sliding window above 0")
     _ask(spec.softcap is None or spec.softcap > 0, "a softcap above 0")

@@ -14,7 +14,7 @@ from typing import Any
 
 from hunmin.arch import FAMILIES, architecture
 from hunmin.errors import ConfigError, FormatError, SourceError, say, warn_once
-from hunmin.hub.files import whole
+from hunmin.hub.guard import whole
 
 # Keys that describe a checkpoint, its training or its use, but do not change what a forward pass computes.
 HARMLESS = frozenset(
@@ -90,7 +90,7 @@ class Config(Mapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         self._read.add(self._aliases.get(key, key))
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - this is get
 
     def __contains__(self, key: object) -> bool:
         key = self._aliases.get(str(key), str(key))

@@ -10,13 +10,12 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from hunmin.errors import FormatError, HunminError, SourceError, say, warn_once
+from hunmin.errors import FormatError, SourceError, say, warn_once
 
 T = TypeVar("T")
 _HUB_ID = re.compile(r"(?:\b[\w.-]+\b/)?\b[\w.-]{1,96}\b", re.ASCII)
@@ -213,38 +212,6 @@ def inside(name: str) -> PurePosixPath:
     if not name or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
         raise FormatError(say(f"{name!r} is not a path inside a model.", f"{name!r}은(는) 모델 안의 경로가 아닙니다."))
     return path
-
-
-@contextmanager
-def about(name: str) -> Iterator[None]:
-    """Errors name the source ``name`` that they are about."""
-    try:
-        yield
-    except HunminError as error:
-        if name in str(error):
-            raise
-        raise type(error)(f"{name}: {error}") from error
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of ``path``. It takes that name when all went well; otherwise it is deleted and what was there stays.
-
-    Raises SourceError when it cannot be written: no space, no right.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        if isinstance(error, SourceError):
-            raise
-        cause = error.strerror or str(error)
-        raise SourceError(say(f"{path} cannot be written: {cause}.", f"{path}을(를) 쓸 수 없습니다: {cause}.")) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def patience() -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hunmin.errors import FormatError, InputError, SourceError, say
 from hunmin.hub.config import read_json
-from hunmin.hub.files import whole
+from hunmin.hub.guard import whole
 
 if TYPE_CHECKING:
     from hunmin.hub.files import Source
@@ -75,7 +75,7 @@ class TorchFile:
         self._tensors: dict[str, Tensor] = {}
         for path in paths:
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # before 2020 it was no zip
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # old ones are no zip
             except pickle.UnpicklingError as error:
                 if "GLOBAL" not in str(error):
                     raise broken(path, say("its pickle is broken", "피클이 깨졌습니다")) from None

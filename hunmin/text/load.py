@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hunmin.errors import ConfigError, FormatError, HunminError, InputError, SourceError, say
-from hunmin.hub.files import about
+from hunmin.hub.guard import about
 from hunmin.text import families as fam
 from hunmin.text import sentencepiece as spm
 from hunmin.text.special import EXTRA, NAMES, added, content
