@@ -10,7 +10,7 @@ import torch
 
 from hunmin.aliases import current
 from hunmin.arch import FAMILIES, architecture
-from hunmin.errors import ConfigError, InputError, say
+from hunmin.errors import ConfigError, InputError, say, warn_once
 from hunmin.hub import weights
 from hunmin.hub.config import HARMLESS, Config
 from hunmin.hub.files import Source, resolve
@@ -51,7 +51,10 @@ def _dtype(wanted: Any, config: Config, gguf: bool) -> torch.dtype | None:
     found = getattr(torch, str(wanted).removeprefix("torch."), None)
     if found not in weights.FLOATS:
         raise InputError(
-            say(f"dtype {wanted!r} is unknown; use 'float32', 'bfloat16', 'float16' or 'auto'.", f"dtype {wanted!r}을(를) 알 수 없습니다. 'float32', 'bfloat16', 'float16', 'auto' 가운데 고르세요.")
+            say(
+                f"dtype {wanted!r} is unknown; use 'float32', 'bfloat16', 'float16' or 'auto'.",
+                f"dtype {wanted!r}을(를) 알 수 없습니다. 'float32', 'bfloat16', 'float16', 'auto' 가운데 고르세요.",
+            )
         )
     return found
 
@@ -179,7 +182,16 @@ class AutoModel:
 
         Raises SourceError when the source cannot be reached, FormatError when a file is broken, ConfigError for what cannot be computed.
         """
-        return load(pretrained_model_name_or_path, cls.task, **options)
+        model = load(pretrained_model_name_or_path, cls.task, **options)
+        found = (model[0] if isinstance(model, tuple) else model).config.model_type
+        if cls.model_type not in (None, found):
+            warn_once(
+                say(
+                    f"{pretrained_model_name_or_path} is a {found} model and was loaded as one, although {cls.__name__} was asked for.",
+                    f"{pretrained_model_name_or_path}은(는) {found} 모델이므로 {cls.__name__} 대신 그대로 불러왔습니다.",
+                )
+            )
+        return model
 
     @classmethod
     def from_config(cls, config: Config, **options: Any) -> PreTrainedModel:

@@ -130,6 +130,9 @@ class PreTrainedModel(Model):
         if self.encoder is not None:
             batch.memory = _memory(encoder_outputs)
             seen = batch.memory if input_ids is None and inputs_embeds is None else inputs_embeds
+            offset = self.encoder.embed.spec.offset
+            if position_ids is not None and offset:  # RoBERTa's users count rows of the table, ours positions
+                position_ids = torch.where(position_ids >= 0, (position_ids - offset).clamp(min=0), position_ids)
             place = _place(input_ids, seen, attention_mask, position_ids, None, where)
             batch.encoder = Tokens(place, input_ids, token_type_ids, inputs_embeds)
         if self.decoder is not None:
@@ -222,7 +225,9 @@ class PreTrainedModel(Model):
 
         return generate(self, inputs, **options)
 
-    def save_pretrained(self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", push_to_hub: bool = False, **hub: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", push_to_hub: bool = False, **hub: Any
+    ) -> None:
         """Write config, weights (safetensors) and generation settings under Hugging Face names; ``transformers`` loads the folder."""
         folder = Path(save_directory)
         self.config["architectures"] = [self.architecture]
@@ -266,7 +271,9 @@ def _fitting(loss: Callable[..., Tensor], *values: Any) -> Tensor:
         if isinstance(error, InputError | torch.OutOfMemoryError):
             raise
         cause = str(error).split("\n")[0][:150]
-        raise InputError(say(f"The labels do not fit the model's output: {cause}", f"labels가 모델의 출력과 맞지 않습니다: {cause}")) from error
+        raise InputError(
+            say(f"The labels do not fit the model's output: {cause}", f"labels가 모델의 출력과 맞지 않습니다: {cause}")
+        ) from error
 
 
 def _resized(old: Tensor, rows: int) -> nn.Parameter:
@@ -285,7 +292,9 @@ def _memory(encoder_outputs: Any) -> Tensor | None:
     return encoder_outputs["last_hidden_state"] if isinstance(encoder_outputs, Mapping) else encoder_outputs[0]
 
 
-def _place(ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, at: Where | None) -> Where:
+def _place(
+    ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, at: Where | None
+) -> Where:
     """Where the tokens are, from what users pass; ``at`` if that is given. With a cache these tokens follow those in it."""
     given = ids if ids is not None else embeds
     if ids is not None and ids.dtype not in (torch.int64, torch.int32):

@@ -150,7 +150,10 @@ def inputs(case: Case, task: str, padded: bool = True) -> dict[str, Tensor]:
     out = {"input_ids": ROWS, "attention_mask": MASK}
     if not padded and kind in ("dynamic", "longrope"):
         out = {"input_ids": ROWS.clamp(min=3), "attention_mask": torch.ones_like(MASK)}
-    if case.config.get("type_vocab_size", 2 if case.model_type in ("bert", "albert", "electra") else 1) > 1 and case.model_type != "distilbert":
+    if (
+        case.config.get("type_vocab_size", 2 if case.model_type in ("bert", "albert", "electra") else 1) > 1
+        and case.model_type != "distilbert"
+    ):
         out["token_type_ids"] = TYPES
     if case.model_type in ENCODER_DECODERS and task in ("Model", "Seq2SeqLM"):
         out["decoder_input_ids"] = TARGET

@@ -27,10 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    """Two threads: the numbers of a test do not depend on the machine."""
+    """One thread: tiny models gain nothing from more, and threads that wait for each other cost seconds on a busy machine."""
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -63,15 +63,6 @@ SAMPLED: dict[str, dict[str, Any]] = {
     "eta": {"eta_cutoff": 0.02, "renormalize_logits": True},
     "beams": {"num_beams": 3, "top_k": 30, "num_return_sequences": 2},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Models this small lose time to a second thread, much of it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write(name: str, folder: Path) -> str:

@@ -49,7 +49,7 @@ def rope(c: Config, layer_type: str | None = None, theta: str = "rope_theta") ->
     factor = p.get("factor") or (limit / trained if kind in ("yarn", "longrope") and trained else 1.0)
     by_wavelength = kind == "llama3"
     return Rope(
-        theta=float(p.get("rope_theta") or old["rope_theta"]),
+        theta=float(p["rope_theta"] if p.get("rope_theta") is not None else old["rope_theta"]),
         fraction=float(p.get("partial_rotary_factor") or c.get("partial_rotary_factor") or 1.0),
         kind="wavelength" if by_wavelength else kind,
         factor=float(factor),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hunmin.errors import FormatError, InputError, say
+from hunmin.hub.guard import whole
 
 if TYPE_CHECKING:
     from hunmin.hub.config import Config
@@ -198,13 +199,12 @@ class GenerationConfig:
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write ``generation_config.json``."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
         values = self.to_dict()
         if isinstance(bias := values.get("sequence_bias"), Mapping):  # JSON has no tuples as keys
             values["sequence_bias"] = [[list(ids), value] for ids, value in bias.items()]
         text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
-        (folder / "generation_config.json").write_text(text + "\n", encoding="utf-8")
+        with whole(Path(save_directory) / "generation_config.json") as path:
+            path.write_text(text + "\n", encoding="utf-8")
 
 
 DEFAULTS: dict[str, Any] = {
@@ -256,7 +256,7 @@ def _wanted(name: str, value: Any) -> tuple[str, str] | None:
                 return f"a number from {low:g} to {high:g}", f"{low:g}에서 {high:g} 사이의 수"
             more = ("above", "보다 큰 수") if above else ("not below", " 이상의 수")
             return ("a number", "수") if low == -inf else (f"a number {more[0]} {low:g}", f"{low:g}{more[1]}")
-        return ("a whole number", "정수") if name in _WHOLE and value != int(value) else None
+        return ("a whole number", "정수") if name in _WHOLE and not float(value).is_integer() else None
     if name == "early_stopping":
         return None if isinstance(value, bool) or value == "never" else ('True, False or "never"', 'True, False, "never"')
     if isinstance(DEFAULTS[name], bool):

@@ -95,7 +95,10 @@ def _std(config: Config, name: str) -> float:
             raise
         cause = f"{error}"
     raise ConfigError(
-        say(f"config.json gives no width for the fresh values of {name}: {cause}", f"config.json으로 {name}의 초깃값을 정할 수 없습니다: {cause}")
+        say(
+            f"config.json gives no width for the fresh values of {name}: {cause}",
+            f"config.json으로 {name}의 초깃값을 정할 수 없습니다: {cause}",
+        )
     )
 
 

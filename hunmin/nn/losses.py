@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,9 @@ def classification_loss(logits: Tensor, labels: Tensor, problem: Problem | None)
     if problem is None:
         whole = labels.dtype in (torch.long, torch.int)
         problem = "regression" if count == 1 else "single_label_classification" if whole else "multi_label_classification"
+    if problem not in get_args(Problem):
+        listed = ", ".join(get_args(Problem))
+        raise InputError(say(f"problem_type {problem!r} is none of {listed}.", f"problem_type {problem!r}은(는) {listed} 가운데 없습니다."))
     labels = labels.to(logits.device)
     if problem == "regression":
         return F.mse_loss(logits.squeeze() if count == 1 else logits, labels.squeeze().to(logits.dtype))

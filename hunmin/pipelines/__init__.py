@@ -59,17 +59,18 @@ def pipeline(
     if model is None and task is not None:
         model = TASKS[task][3]
         logger.info("No model was supplied, defaulted to %s", model)
-    if isinstance(model, str | PathLike):
-        model, tokenizer = _loaded(cast(str, model), task, tokenizer, config, loading)
-    task = task or next((t for t, row in TASKS.items() if row[2] == model.task), None)
+    made: Any = model
+    if isinstance(made, str | PathLike):
+        made, tokenizer = _loaded(cast(str, made), task, tokenizer, config, loading)
+    task = task or next((t for t, row in TASKS.items() if row[2] == made.task), None)
     if pipeline_class is None and task is None:
         raise InputError(
-            say(f"No task here uses a {model.task} model. Tasks: {listed}.", f"{model.task} 모델을 쓰는 작업이 없습니다. 작업: {listed}.")
+            say(f"No task here uses a {made.task} model. Tasks: {listed}.", f"{made.task} 모델을 쓰는 작업이 없습니다. 작업: {listed}.")
         )
     if pipeline_class is None:
         module, name, _, _ = TASKS[str(task)]
         pipeline_class = cast("type[Pipeline]", getattr(import_module(f"hunmin.pipelines.{module}"), name))
-    return pipeline_class(model, tokenizer, task=task, batch_size=batch_size, **options)
+    return pipeline_class(made, tokenizer, task=task, batch_size=batch_size, **options)
 
 
 def _loaded(source: str, task: str | None, tokenizer: Any, config: Any, loading: dict[str, Any]) -> tuple[Any, Any]:
