@@ -141,7 +141,9 @@ def test_nothing_is_long() -> None:
     for path in FILES:
         lines = path.read_text(encoding="utf-8").splitlines()
         wrong += [f"{_name(path)}: {len(lines)} lines (400)"] * (len(lines) > 400)
-        wrong += [f"{_name(path)}:{i}: {len(line)} characters (140)" for i, line in enumerate(lines, 1) if len(line) > 140]
+        code = [re.sub(r"  # (pyright|type|noqa)\b.*", "", line) for line in lines]
+        # ruff breaks code at 140; a sentence that it cannot break may be a little longer
+        wrong += [f"{_name(path)}:{i}: {len(line)} characters (150)" for i, line in enumerate(code, 1) if len(line) > 150]
         for node in ast.walk(_tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
                 length = node.end_lineno - node.lineno + 1

@@ -21,6 +21,9 @@ from hunmin.nn.model import Backbone
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+TRAIN = "You should probably TRAIN this model on a down-stream task to be able to use it for predictions and inference."
+
+
 @dataclass
 class Report:
     """What did not fit: our names of parameters left fresh, stored names that nothing took, and shapes that differ."""
@@ -258,13 +261,12 @@ def warn_report(report: Report, names: Names, where: str) -> None:
         )
         warn_once(
             f"Some weights of {names.class_name} were not initialized from the model checkpoint at {where} and are newly initialized because the "
-            f"shapes did not match:\n{lines}\nYou should probably TRAIN this model on a down-stream task to be able to use it for predictions and inference."
+            f"shapes did not match:\n{lines}\n{TRAIN}"
         )
     if report.missing:
         fresh = sorted(names.theirs(n) for n in report.missing)
         warn_once(
-            f"Some weights of {names.class_name} were not initialized from the model checkpoint at {where} and are newly initialized: {fresh}\n"
-            "You should probably TRAIN this model on a down-stream task to be able to use it for predictions and inference."
+            f"Some weights of {names.class_name} were not initialized from the model checkpoint at {where} and are newly initialized: {fresh}\n{TRAIN}"
         )
 
 
