@@ -219,7 +219,7 @@ class PreTrainedModel(Model):
 
     # -------------------------------------------------------------- generation, files
 
-    def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:
+    def generate(self, inputs: Tensor | Mapping[str, Tensor] | None = None, **options: Any) -> Any:
         """Continue a prompt, or translate, summarize, … with an encoder-decoder: see :func:`hunmin.generate.generate`."""
         from hunmin.generate import generate
 

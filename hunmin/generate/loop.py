@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def generate(
     model: PreTrainedModel,
-    inputs: Tensor | None = None,
+    inputs: Tensor | Mapping[str, Tensor] | None = None,
     *,
     generation_config: GenerationConfig | None = None,
     streamer: BaseStreamer | None = None,
@@ -47,15 +47,14 @@ def generate(
     Padding may stand on either side; rows padded on the right come back with it on the left.
 
     Args:
-        inputs: ids ``(B, N)``, also as ``input_ids``; None starts from ``bos_token_id``.
+        inputs: ids ``(B, N)``, also as ``input_ids``, or all that a tokenizer returned; None starts from ``bos_token_id``.
         streamer: gets every token when it is known; one row, no beams.
         logits_processor: functions ``(ids, scores) -> scores``.
         stopping_criteria: functions ``(ids, scores) -> bool`` or bool tensor ``(R,)``.
         prefix_allowed_tokens_fn: the ids that may come next, by row of the batch and its ids so far.
         tokenizer: needed by ``stop_strings``.
         seed: makes sampling repeatable; without it random numbers come from ``generator``, or from PyTorch's global ones.
-        options: ``attention_mask``, ``decoder_input_ids``, ``encoder_outputs``, ``past_key_values`` (a ``Cache`` of the first tokens), and
-            every setting of :class:`GenerationConfig`.
+        options: ``attention_mask``, ``decoder_input_ids``, ``encoder_outputs``, ``past_key_values``, all of :class:`GenerationConfig`.
 
     Returns:
         Ids ``(B * num_return_sequences, N)``, with the prompt of the decoder; rows that end early are filled with ``pad_token_id``.
@@ -67,6 +66,7 @@ def generate(
     """
     try:
         with torch.inference_mode():
+            options, inputs = ({**inputs, **options}, None) if isinstance(inputs, Mapping) else (options, inputs)
             config, told = _settings(model, generation_config, options)
             cache = options.pop("past_key_values", None) or (Cache() if config.use_cache else None)
             prompt = prepare(model, inputs, config, options)

@@ -149,17 +149,7 @@ def resolve(
         return _folder(name, root, Path(gguf_file).name if gguf_file else None)
     path = Path(name).expanduser()
     if name and os.path.exists(path):
-        if path.is_file() and path.suffix.lower() == ".gguf":
-            return Source(name=name, root=path.parent, gguf=path, only=(path.name,))
-        if (path / subfolder).is_dir():
-            return _folder(name, path / subfolder, gguf_file)
-        if path.is_file():
-            raise SourceError(
-                say(
-                    f"{name} is a file. Give the folder that holds it, or a .gguf file.", f"{name}은(는) 파일입니다. 폴더나 .gguf를 쓰세요."
-                )
-            )
-        raise SourceError(say(f"{name} has no folder {subfolder}.", f"{name}에 {subfolder} 폴더가 없습니다."))
+        return _local(name, path, subfolder, gguf_file)
     if isinstance(source, os.PathLike) or _PATH.match(name):
         raise SourceError(
             say(
@@ -178,6 +168,18 @@ def resolve(
     if gguf := pick_gguf(name, found.only or (), gguf_file):
         return replace(found, gguf=found.require(gguf))
     return found
+
+
+def _local(name: str, path: Path, subfolder: str, gguf_file: str | None) -> Source:
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return Source(name=name, root=path.parent, gguf=path, only=(path.name,))
+    if (path / subfolder).is_dir():
+        return _folder(name, path / subfolder, gguf_file)
+    if path.is_file():
+        raise SourceError(
+            say(f"{name} is a file. Give the folder that holds it, or a .gguf file.", f"{name}은(는) 파일입니다. 폴더나 .gguf를 쓰세요.")
+        )
+    raise SourceError(say(f"{name} has no folder {subfolder}.", f"{name}에 {subfolder} 폴더가 없습니다."))
 
 
 def _folder(name: str, root: Path, gguf_file: str | None) -> Source:

@@ -237,9 +237,10 @@ def _watch(process: subprocess.Popen[bytes], source: str, folders: list[Path], l
 
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # pip moves its files while we look
-            total += path.stat().st_size if path.is_file() else 0
+    with suppress(OSError):  # pip moves and deletes its files while we look
+        for path in folder.rglob("*"):
+            with suppress(OSError):
+                total += path.stat().st_size if path.is_file() else 0
     return total
 
 

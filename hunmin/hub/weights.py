@@ -266,7 +266,8 @@ def warn_report(report: Report, names: Names, where: str) -> None:
     if report.missing:
         fresh = sorted(names.theirs(n) for n in report.missing)
         warn_once(
-            f"Some weights of {names.class_name} were not initialized from the model checkpoint at {where} and are newly initialized: {fresh}\n{TRAIN}"
+            f"Some weights of {names.class_name} were not initialized from the model checkpoint at {where} and are newly initialized: "
+            f"{fresh}\n{TRAIN}"
         )
 
 

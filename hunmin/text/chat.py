@@ -96,22 +96,17 @@ class ChatTemplates(SpecialTokens):
             InputError: messages of another form, no template, or a template that refuses or fails.
         """
         template = self.get_chat_template(chat_template, tools)
-        if continue_final_message and (add_generation_prompt or return_assistant_tokens_mask):
-            raise InputError(
-                say(
-                    "continue_final_message cannot be used with add_generation_prompt or return_assistant_tokens_mask.",
-                    "continue_final_message는 add_generation_prompt나 return_assistant_tokens_mask와 함께 쓸 수 없습니다.",
-                )
+        if continue_final_message:
+            _only(
+                "continue_final_message",
+                add_generation_prompt=add_generation_prompt,
+                return_assistant_tokens_mask=return_assistant_tokens_mask,
             )
         many = isinstance(conversation, (list, tuple)) and bool(conversation) and isinstance(conversation[0], (list, tuple))  # pyright: ignore[reportUnknownArgumentType]
         chats = [_messages(chat) for chat in (conversation if many else [conversation])]
-        names = {
-            **self.special_tokens_map,
-            "tools": None if tools is None else [tool if isinstance(tool, Mapping) else json_schema(tool) for tool in tools],
-            "documents": documents,
-            **variables,
-            "add_generation_prompt": add_generation_prompt,
-        }
+        schemas = None if tools is None else [tool if isinstance(tool, Mapping) else json_schema(tool) for tool in tools]
+        names = {**self.special_tokens_map, "tools": schemas, "documents": documents, **variables}
+        names["add_generation_prompt"] = add_generation_prompt
         rendered = [render(template, chat, names, continue_final_message) for chat in chats]
         texts = [text for text, _ in rendered]
         if not tokenize:
@@ -160,6 +155,12 @@ def render(
             )
         text = text[:at] if text[at:].startswith(_MARK) else text[:at].rstrip()
     return text, spans
+
+
+def _only(option: str, **others: bool) -> None:
+    """Raise InputError when another option is on that contradicts ``option``."""
+    if on := next((name for name, value in others.items() if value), None):
+        raise InputError(say(f"{option} cannot be used with {on}.", f"{option}은(는) {on}와 함께 쓸 수 없습니다."))
 
 
 def _messages(chat: Any) -> list[dict[str, Any]]:

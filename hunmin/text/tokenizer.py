@@ -137,9 +137,8 @@ class Tokenizer(ChatTemplates, Decoding):
         how = self._options(padding, truncation, max_length, stride, pad_to_multiple_of, padding_side)
         names = ("token_type_ids", return_token_type_ids), ("attention_mask", return_attention_mask)
         keys = {"input_ids", *(name for name, wanted in names if (name in self.model_input_names if wanted is None else wanted))}
-        keys |= {"special_tokens_mask"} if return_special_tokens_mask else set()
-        keys |= {"offset_mapping"} if return_offsets_mapping else set()
-        keys |= {"length"} if return_length else set()
+        more = ("special_tokens_mask", return_special_tokens_mask), ("offset_mapping", return_offsets_mapping), ("length", return_length)
+        keys |= {name for name, wanted in more if wanted}
 
         def encode(first: Any, second: Any, side: str) -> BatchEncoding:
             rows, many = batch(first, second, is_split_into_words)
@@ -153,11 +152,7 @@ class Tokenizer(ChatTemplates, Decoding):
         if text_target is None:
             return encode(text, text_pair, "source")
         target = encode(text_target, text_pair_target, "target")
-        if text is None:
-            return target
-        source = encode(text, text_pair, "source")
-        source["labels"] = target["input_ids"]
-        return source
+        return target if text is None else BatchEncoding({**encode(text, text_pair, "source"), "labels": target["input_ids"]})
 
     def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
         """The ``input_ids`` of one text (or pair): a list, or a tensor ``(1, N)`` with ``return_tensors``. Options are those of a call."""
