@@ -3,9 +3,9 @@
     python benchmarks/loading.py [--runs N]
 
 Every load is a fresh process; one round runs all of them, after a round that warms the file cache. Printed are medians over the rounds, and
-of the ratios within each round: load on the machine slows both sides of a pair. Time is that of ``from_pretrained`` alone, without imports;
-"1st" adds the first forward pass, in which weights that were only mapped are read. Memory is the peak beyond a process that has imported
-torch. Reads /proc, so it needs Linux.
+of the ratios within each round. Other load does not cancel out of them: repeat the run, and give the range. Timed is
+``from_pretrained`` alone, without imports; "1st" adds the first forward pass, which reads weights that were only mapped. Memory is the
+peak beyond a process that has imported torch. Reads /proc, so it needs Linux.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def main() -> None:
             places = [(str(gguf.parent), gguf.name) if "GGUF" in what else (folder, "") for what, *_ in CASES]
             rounds.append([measure(place, library, dtype) for place, (_, library, dtype, _) in zip(places, CASES, strict=True)])
     print(
-        f"{'':20}{'':14}{'wall s':>8}{'CPU s':>8}{'1st s':>8}{'peak MB':>9}{'1st MB':>8}{'weights':>9}   transformers / Hunmin, in that order"
+        f"{'':20}{'':14}{'wall s':>8}{'CPU s':>8}{'1st s':>8}{'peak MB':>9}{'1st MB':>8}{'weights':>9}   transformers / Hunmin, as before"
     )
     for i, (what, library, _, peer) in enumerate(CASES):
         wall, cpu, first, peak, after, size = (statistics.median(one[i][k] for one in rounds[1:]) for k in range(6))

@@ -107,7 +107,7 @@ def _load(place: Source, config: Config, task: str | None, options: dict[str, An
     tensors = open_tensors(place)
     report = weights.load(model, tensors, config, task, place.name, dtype=dtype, device=device, ignore_mismatched_sizes=loose)
     weights.warn_report(report, Names(config, task), place.name)
-    model.name_or_path = place.name
+    model.name_or_path, model.source = place.name, place
     if model.can_generate():
         from hunmin.generate import GenerationConfig
 

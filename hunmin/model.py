@@ -24,6 +24,7 @@ from hunmin.output import Output
 
 if TYPE_CHECKING:
     from hunmin.generate import GenerationConfig
+    from hunmin.hub.files import Source
 
 
 class PreTrainedModel(Model):
@@ -35,6 +36,7 @@ class PreTrainedModel(Model):
     def __init__(self, config: Config, task: str = "Model") -> None:
         super().__init__(*weights.parts(config, task))
         self.config, self.task, self.name_or_path = config, task, ""
+        self.source: Source | None = None  # where it was loaded from
         self.generation_config: GenerationConfig | None = None
         self.tie_weights()
 

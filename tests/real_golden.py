@@ -33,9 +33,9 @@ ENGLISH = [
     "The bridge, built in 1889, is 3,264 metres long and was sold for $12.5 million.",
     "Don't forget to water the plants!",
     "She has been learning French for six months, yet she already dreams in it.",
-    "The committee, which had met every week since the spring, decided on Tuesday that the new library should be built beside the old railway "
-    "station, because the land belongs to the city, the trains no longer stop there, and most of the children who read in the evenings live "
-    "within a few minutes' walk of it.",
+    "The committee, which had met every week since the spring, decided on Tuesday that the new library should be built beside "
+    "the old railway station, because the land belongs to the city, the trains no longer stop there, and most of the children "
+    "who read in the evenings live within a few minutes' walk of it.",
 ]
 
 

@@ -20,7 +20,7 @@ from hunmin.hub.guard import whole
 HARMLESS = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels add_prefix_space architectures attention_type
-    auto_map bad_words_ids begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
+    auto_map bad_words_ids begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward classif_dropout classifier_dropout
     classifier_dropout_prob custom_pipelines decoder_start_token_id directionality diversity_penalty do_sample dtype early_stopping
     encoder_no_repeat_ngram_size eos_token_id finetuning_task force_bos_token_to_be_generated forced_bos_token_id forced_eos_token_id
     gradient_checkpointing id2label initializer_factor initializer_range init_std is_encoder_decoder is_llama_config label2id length_penalty

@@ -15,6 +15,12 @@ from hunmin.text import BatchEncoding
 
 Pooling = Literal["none", "auto", "mean", "cls", "max", "last"]
 POOLINGS = ("none", "auto", "mean", "cls", "max", "last")
+MODES = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
+}
 
 
 def sentence_settings(source: Any) -> dict[str, Any]:
@@ -33,9 +39,16 @@ def sentence_settings(source: Any) -> dict[str, Any]:
         if kind == "Normalize":
             out["normalize"] = True
         elif kind == "Pooling" and (path := source.file(f"{module.get('path', '')}/config.json")):
-            modes = {"pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_lasttoken": "last"}
-            settings = read_json(path)
-            out["pooling"] = next((mode for key, mode in modes.items() if settings.get(key)), "mean")
+            on = [key for key, value in read_json(path).items() if key.startswith("pooling_mode_") and value]
+            if len(on) != 1 or on[0] not in MODES:
+                named = ", ".join(on) or "none"
+                raise InputError(
+                    say(
+                        f"{source.name} pools in a way that Hunmin does not have ({named}). Pass pooling= one of {', '.join(POOLINGS)}.",
+                        f"{source.name}의 풀링 방식({named})은 지원하지 않습니다. pooling=에 {', '.join(POOLINGS)} 가운데 하나를 주세요.",
+                    )
+                )
+            out["pooling"] = MODES[on[0]]
         elif kind not in ("Transformer", "Pooling"):
             raise InputError(
                 say(f"{source.name} ends in a {kind} layer, which Hunmin does not have.", f"{source.name}의 {kind} 층은 지원하지 않습니다.")
@@ -108,8 +121,6 @@ class FeatureExtractionPipeline(Pipeline):
     def sentence(self) -> dict[str, Any]:
         """What the model's folder says as a sentence-transformers model."""
         if "_sentence" not in self.__dict__:
-            from hunmin.hub.files import resolve
-
-            name = self.model.name_or_path
-            self._sentence = sentence_settings(resolve(name)) if name else {}
+            source = self.model.source
+            self._sentence = sentence_settings(source) if source is not None else {}
         return self._sentence
