@@ -106,7 +106,11 @@ class Pipeline:
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **options: Any) -> Any:
         """One input gives one answer, a list a list, any other iterable an iterator. Raises InputError for input of another kind."""
         stages = self.split({**self.defaults, **self.checked(options)})
-        size = batch_size or self.batch_size
+        size = batch_size if batch_size is not None else self.batch_size
+        if size not in (None, "auto") and (type(size) is not int or size < 1):
+            raise InputError(
+                say(f"batch_size is 'auto' or a number above 0, not {size!r}.", f"batch_size는 'auto'나 1 이상의 정수입니다: {size!r}.")
+            )
         if self.is_single(inputs):
             return next(self._many([inputs], size, stages))
         if isinstance(inputs, list | tuple):
