@@ -30,6 +30,8 @@ PAIR = dict(
 T5 = dict(d_model=32, d_kv=6, d_ff=48, num_layers=2, num_decoder_layers=3, num_heads=4, vocab_size=VOCAB, relative_attention_num_buckets=8,
           relative_attention_max_distance=12, decoder_start_token_id=PAD, **IDS)  # fmt: skip
 GPT2 = dict(n_embd=32, n_layer=3, n_head=4, n_positions=64, vocab_size=VOCAB, **IDS)
+DEBERTA = dict(relative_attention=True, share_att_key=True, norm_rel_ebd="layer_norm", position_buckets=8, max_relative_positions=12,
+               pos_att_type=["p2c", "c2p"], type_vocab_size=0, position_biased_input=False)  # fmt: skip
 DISTIL = dict(dim=32, n_layers=3, n_heads=4, hidden_dim=48, vocab_size=VOCAB, max_position_embeddings=64, **IDS)
 STRETCH = dict(factor=4.0, original_max_position_embeddings=16)
 
@@ -69,6 +71,16 @@ CASES = [
     Case("roberta", "relu", SMALL | IDS | dict(hidden_act="relu", pad_token_id=0, bos_token_id=1), ("MaskedLM",)),
     Case("xlm-roberta", "plain", SMALL | IDS | dict(type_vocab_size=1), ("MaskedLM", "TokenClassification")),
     Case("camembert", "plain", SMALL | IDS | dict(type_vocab_size=1), ("MaskedLM", "SequenceClassification")),
+    Case("deberta-v2", "plain", SMALL | IDS | DEBERTA, ENCODER, {"pos_att_type": "p2c|c2p"}),
+    Case("deberta-v2", "conv", SMALL | IDS | DEBERTA | dict(conv_kernel_size=3, conv_act="gelu", attention_head_size=8, position_buckets=4,
+         max_relative_positions=6, legacy=False), ENCODER),
+    Case("deberta-v2", "groups", SMALL | IDS | DEBERTA | dict(conv_kernel_size=5, conv_groups=4, share_att_key=False, max_relative_positions=-1),
+         ("MaskedLM",)),
+    Case("deberta-v2", "narrow", SMALL | IDS | DEBERTA | dict(embedding_size=16, type_vocab_size=2, position_biased_input=True, share_att_key=False,
+         pos_att_type=["c2p"], norm_rel_ebd="none", position_buckets=-1, max_relative_positions=5), ENCODER),
+    Case("deberta-v2", "p2c", SMALL | IDS | DEBERTA | dict(share_att_key=False, pos_att_type=["p2c"], pooler_hidden_act="tanh", hidden_act="relu",
+         cls_dropout=0.0, tie_word_embeddings=False), ("MaskedLM", "SequenceClassification")),
+    Case("deberta-v2", "absolute", SMALL | IDS | dict(layer_norm_eps=1e-3), ("MaskedLM",)),
     Case("distilbert", "plain", DISTIL, ENCODER),
     Case("distilbert", "relu", DISTIL | dict(activation="relu"), ("MaskedLM",)),
     Case("distilbert", "sinusoidal", DISTIL | dict(sinusoidal_pos_embds=True, n_layers=2), ("Model",)),
@@ -136,7 +148,7 @@ PAIR_IDS = [f"{case.id}-{task}" for case, task in PAIRS]
 
 def weight(name: str, shape: list[int] | tuple[int, ...]) -> Tensor:
     """A value for the stored tensor ``name``; the same on every machine."""
-    name = "cls.predictions.bias" if name == "cls.predictions.decoder.bias" else name  # one parameter, stored twice
+    name = name.replace("predictions.decoder.bias", "predictions.bias").replace("lm_head.decoder.bias", "lm_head.bias")  # one, stored twice
     noise = torch.from_numpy(np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape)).astype(np.float32))
     if len(shape) > 1:
         return noise * (0.4 / shape[-1] ** 0.25 if "embed" not in name and "shared" not in name and "wte" not in name else 0.5)

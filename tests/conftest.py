@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 # Before anything imports huggingface_hub or torch, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -54,3 +57,19 @@ def korean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     language.cache_clear()
     monkeypatch.setenv("HUNMIN_LANG", "en")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models of the pipeline tests: a folder with weights for each."""
+    from safetensors.torch import save_file
+
+    from tests.cases import weight
+    from tests.pipeline_cases import MODELS
+
+    place, golden = tmp_path_factory.mktemp("pipelines"), Path(__file__).parent / "golden" / "pipelines"
+    for name in MODELS:
+        shutil.copytree(golden / name, place / name)
+        shapes = json.loads((place / name / "shapes.json").read_text())
+        save_file({key: weight(key, shape) for key, shape in shapes.items()}, place / name / "model.safetensors", {"format": "pt"})
+    return place

@@ -1,26 +1,34 @@
-"""The command line: what it prints, where, and with which exit code. Pipelines and models are stand-ins except where ``weights`` is marked."""
+"""The command line: what it prints, where, and with which exit code.
+
+Pipelines and models are stand-ins, except for the tasks, which have tiny folders, and where ``weights`` is marked.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import hunmin
 from hunmin.cli import chat, main
 from hunmin.cli.models import size
-from hunmin.cli.run import readable
+from hunmin.cli.readable import readable
+from hunmin.cli.table import width
 from hunmin.errors import HunminError, InputError, SourceError
+from hunmin.pipelines import TASKS, TAUGHT, canonical
+from tests.pipeline_cases import MASKED, TEXT
 
 
 @dataclass
@@ -56,9 +64,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         if task != "text-generation":
             raise InputError(f"unknown task {task}")
 
-        def run(inputs: list[str], **options: Any) -> list[Any]:
-            seen.append((model, made, inputs, options))
-            return [[{"generated_text": text[::-1]}] for text in inputs]
+        def run(inputs: Iterator[Any], **options: Any) -> Iterator[Any]:
+            given = list(inputs)
+            seen.append((model, made, given, options))
+            return ([{"generated_text": text[::-1] if isinstance(text, str) else "object"}] for text in given)
 
         return run
 
@@ -86,14 +95,38 @@ def test_a_pipe_needs_no_dash(cli: Callable[..., Done], calls: list[tuple[Any, .
     assert cli("run", "text-generation", stdin="ab\n").out == "ba\n"
 
 
+def test_a_json_object_is_an_input(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
+    """Only a whole object: other text that begins with a brace, and other JSON, stays text."""
+    texts = ['{"question": "q", "context": "c"}', "{not json}", '["a"]', "3", '{"a": ' * 100_000]
+    cli("run", "text-generation", *texts[:4], "--batch-size", "9")
+    cli("run", "text-generation", "-", "--batch-size", "9", stdin="\n".join(texts))
+    assert [inputs for _, _, inputs, _ in calls] == [[{"question": "q", "context": "c"}, *texts[1:n]] for n in (4, 5)]
+
+
+ENTITY = {"entity": "B-LOC", "score": np.float32(0.25), "index": 4, "word": "서울", "start": 3, "end": 5}
+GROUP = {"entity_group": "PER", "score": 0.5, "word": "Mia Kim", "start": 9, "end": 16}
+FILLED = {"score": 0.5, "token": 7, "token_str": "cat", "sequence": "The cat sat."}
+
+
 @pytest.mark.parametrize(
     ("result", "text"),
     [
         ([{"generated_text": "a"}, {"generated_text": "b"}], "a\nb"),
         ({"generated_text": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "a"),
-        ([{"label": "POSITIVE", "score": 0.5}], "0.5000  POSITIVE"),
-        ([{"word": "Paris", "score": 0.25, "start": 3}], "0.2500  Paris  start=3"),
-        ({"answer": "Paris", "score": 0.9, "start": 3, "end": 8}, "Paris"),
+        ([{"generated_token_ids": [1, 2]}], "generated_token_ids=[1, 2]"),
+        ([{"summary_text": "short"}], "short"),
+        ({"label": "POSITIVE", "score": 0.98}, "POSITIVE  0.9800"),
+        ([{"label": "up", "score": 0.75}, {"label": "down", "score": 0.25}], "up    0.7500\ndown  0.2500"),
+        ([ENTITY, GROUP], "서울     B-LOC  0.2500  3-5\nMia Kim  PER    0.5000  9-16"),
+        ([FILLED], "cat  0.5000  The cat sat."),
+        ([[FILLED], [FILLED]], "cat  0.5000  The cat sat.\n\ncat  0.5000  The cat sat."),
+        ({"answer": "Paris", "score": 0.9, "start": 3, "end": 8}, "Paris  0.9000"),
+        ({"answer": "Paris", "score": 0.9, "start": None, "end": None}, "Paris  0.9000"),
+        ({"answer": "", "score": 0.9, "start": 0, "end": 0}, "-  0.9000"),
+        ({"sequence": "s", "labels": ["날씨", "food"], "scores": [0.75, 0.25]}, "날씨  0.7500\nfood  0.2500"),
+        ([{"index": 1, "score": 0.9, "document": "a\nb"}], "0.9000  a b"),
+        ({"error": "no mask", "index": 0}, "error: no mask"),
+        (0.5, "0.5000"),
         ([[[0.5, 1.0], [2.0, 3.0]]], "(1, 2, 2)  0.5000 1.0000"),
         (torch.ones(1, 7), "(1, 7)  1.0000 1.0000 1.0000 1.0000 1.0000 1.0000 ..."),
         ("text", "text"),
@@ -102,6 +135,106 @@ def test_a_pipe_needs_no_dash(cli: Callable[..., Done], calls: list[tuple[Any, .
 )
 def test_results_for_people(result: Any, text: str) -> None:
     assert readable(result) == text
+
+
+def test_cosines_stand_beside_their_sentences() -> None:
+    assert readable([0.5, -0.25], {"source_sentence": "s", "sentences": ["a", "b\nc"]}) == "0.5000   a\n-0.2500  b c"
+
+
+# every task, with tiny folders
+
+
+QA = json.dumps({"question": "Where is the cat?", "context": TEXT})
+RERANK = json.dumps({"query": "cat", "documents": [TEXT, "Rain falls."]})
+PAIR = json.dumps({"text": "It rains.", "text_pair": "The sun shines."})
+LABEL, NUMBER = r"(sports|politics|weather)", r"-?\d+\.\d{4}"
+# task, model, input, options, what is printed (a pattern), keys of the JSON line
+TASK_RUNS = [
+    ("sentiment-analysis", "bert-topics", TEXT, [], rf"{LABEL}  {NUMBER}\n", {"label", "score"}),
+    ("text-classification", "bert-topics", PAIR, ["top_k=2"], rf"({LABEL} +{NUMBER}\n){{2}}", {"label", "score"}),
+    ("ner", "bert-ner", TEXT, [], rf"(\S+ +[BI]-(PER|LOC)  {NUMBER}  \d+-\d+\n)+", {"entity", "score", "index", "word", "start", "end"}),
+    ("fill-mask", "bert-mask", MASKED["bert-mask"], ["top_k=1"], rf"\S+  {NUMBER}  the.+\n", {"score", "token", "token_str", "sequence"}),
+    ("question-answering", "bert-qa", QA, [], rf".+  {NUMBER}\n", {"score", "start", "end", "answer"}),
+    ("question-answering", "bert-qa", QA, ["top_k=2"], rf"(.+  {NUMBER}\n){{2}}", {"score", "start", "end", "answer"}),
+    ("rerank", "bert-score", RERANK, [], rf"({NUMBER}  .+\n){{2}}", {"index", "score", "document"}),
+    (
+        "zero-shot-classification", "roberta-nli", TEXT, ["candidate_labels=sports, food"], rf"((sports|food) +{NUMBER}\n){{2}}",
+        {"sequence", "labels", "scores"},
+    ),
+    ("summarization", "bart", TEXT, ["max_new_tokens=4"], r"(?s).+\n", {"summary_text"}),
+    ("translation_en_to_fr", "t5", TEXT, [], r".+\n", {"translation_text"}),
+    ("text2text-generation", "t5", TEXT, ["num_beams=2", "num_return_sequences=2", "max_new_tokens=4"], r"(.+\n){2}", {"generated_text"}),
+    ("text-generation", "gpt2", TEXT, ["max_new_tokens=2", "do_sample=false"], rf"(?s){re.escape(TEXT)}.*\n", {"generated_text"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "text", "options", "pattern", "keys"), TASK_RUNS, ids=[f"{task}-{i}" for i, (task, *_) in enumerate(TASK_RUNS)]
+)
+def test_every_task(
+    cli: Callable[..., Done], models: Path, task: str, model: str, text: str, options: list[str], pattern: str, keys: set[str]
+) -> None:
+    """For people, and as one JSON line for each line that comes in."""
+    args = ["run", task, "--model", str(models / model), *(part for option in options for part in ("--set", option))]
+    done = cli(*args, text)
+    assert done.code == 0, done.err
+    assert re.fullmatch(pattern, done.out)
+    lines = cli(*args, "-", "--json", "--batch-size", "2", stdin=f"{text}\n" * 3).out.splitlines()
+    assert len(lines) == 3
+    assert lines[0] == lines[1]
+    for row in json.loads(lines[0]) if lines[0].startswith("[") else [json.loads(lines[0])]:
+        assert set(row) == keys
+
+
+def test_cosines(cli: Callable[..., Done], models: Path) -> None:
+    given = json.dumps({"source_sentence": "The cat sat.", "sentences": ["The cat sat.", "Rain falls."]})
+    args = ["run", "sentence-similarity", "--model", str(models / "bert"), given]
+    assert re.fullmatch(rf"1\.0000 +The cat sat\.\n{NUMBER} +Rain falls\.\n", cli(*args).out)
+    same, other = json.loads(cli(*args, "--json").out)
+    assert same == pytest.approx(1.0)
+    assert other < same
+
+
+def test_an_empty_line_between_tables(cli: Callable[..., Done], models: Path) -> None:
+    args = ["run", "text-classification", "--model", str(models / "bert-topics"), TEXT, "Rain falls."]
+    assert [len(part.splitlines()) for part in cli(*args, "--set", "top_k=2").out.split("\n\n")] == [2, 2]
+    assert len(cli(*args).out.splitlines()) == 2
+
+
+def test_every_task_is_tried() -> None:
+    tried = {canonical(task) for task, *_ in TASK_RUNS} | {"sentence-similarity", "feature-extraction"}
+    assert tried >= set(TASKS)
+
+
+def test_a_task_says_what_it_takes(cli: Callable[..., Done], models: Path) -> None:
+    done = cli("run", "question-answering", "--model", str(models / "bert-qa"), "no object")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: question-answering needs a question")
+
+
+# tasks
+
+
+def test_tasks(cli: Callable[..., Done]) -> None:
+    done = cli("tasks")
+    assert (done.code, done.err) == (0, "")
+    head, *rows, chat_models = done.out.splitlines()
+    assert head.split() == ["TASK", "ALSO", "MODEL", "ELSE"]
+    table = {task: tuple(rest) for task, *rest in map(str.split, rows)}
+    assert list(table) == sorted(TASKS)
+    assert table["token-classification"][0] == "ner"
+    assert table["text-generation"] == ("-", TASKS["text-generation"][3], "-")
+    assert table["summarization"] == ("-", TAUGHT["summarization"][0], TASKS["summarization"][3])
+    assert table["translation"][0] == "translation_XX_to_YY"
+    assert "summarization" in chat_models
+
+
+def test_tasks_in_korean_stand_in_columns() -> None:
+    """Hangul takes two cells of a terminal."""
+    shown = _shell("tasks", env={**os.environ, "HUNMIN_LANG": "ko", "PYTHONUTF8": "1"}, encoding="utf-8")
+    head, first, *_ = shown.stdout.splitlines()
+    assert head.startswith("작업 ")
+    assert width(head[: head.index("기본")]) == first.index(TAUGHT["feature-extraction"][0])
 
 
 # errors
@@ -187,7 +320,7 @@ def test_a_closed_pipe_is_quiet() -> None:
 
 
 def test_help_has_examples_and_options(cli: Callable[..., Done]) -> None:
-    for command in ("run", "chat", "models", "names", "info"):
+    for command in ("run", "chat", "tasks", "models", "names", "info"):
         done = cli(command, "--help")
         assert done.code == 0
         assert f"Examples:\n    hunmin {command}" in done.out

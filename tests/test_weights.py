@@ -227,3 +227,17 @@ def test_translations() -> None:
         assert tokenizer.decode(ids, skip_special_tokens=True) == row["translation"]
     together = model.generate(**tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt"))
     assert tokenizer.batch_decode(together, skip_special_tokens=True) == [row["translation"] for row in rows]
+
+
+def test_titles_from_flan_t5() -> None:
+    """The taught call, on a real summarizer; the title names what the text is about, alone and in a batch."""
+    from tests.flan import flan_titles
+
+    pipe = pipeline("summarization", model=str(flan_titles()), prefix="summarize: ")
+    bridge = "The city council voted on Tuesday to close the old bridge for repairs that will last until spring."
+    bread = "Mix the flour with water and salt, let the dough rest for an hour, then bake the bread until it is golden."
+    (alone,) = pipe(bridge, max_new_tokens=20)
+    assert "bridge" in alone["summary_text"].lower()
+    both = pipe([bridge, bread], max_new_tokens=20)
+    assert both[0] == alone
+    assert any(word in both[1]["summary_text"].lower() for word in ("bread", "bake", "dough", "flour"))

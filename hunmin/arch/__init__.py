@@ -13,6 +13,7 @@ FAMILIES: dict[str, tuple[str, str]] = {  # model_type: (file, class name stem)
     "bart": ("bart", "Bart"),
     "bert": ("bert", "Bert"),
     "camembert": ("roberta", "Camembert"),
+    "deberta-v2": ("deberta_v2", "DebertaV2"),
     "distilbert": ("distilbert", "DistilBert"),
     "electra": ("electra", "Electra"),
     "gemma2": ("gemma2", "Gemma2"),

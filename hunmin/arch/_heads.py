@@ -45,7 +45,7 @@ def masked_lm(
     """dense -> activation -> norm -> vocabulary. ``inner`` and ``eps`` name config keys; ``act`` fixes the activation."""
 
     def build(c: Config) -> LMHead:
-        size = c[inner] if inner else width(c)
+        size = (c[inner] if inner else None) or width(c)
         transform = (size, act or c["hidden_act"], Norm("layer", c[eps] if c.get(eps) else 1e-12))
         return LMHead(width(c), c["vocab_size"], bias=True, transform=transform)
 

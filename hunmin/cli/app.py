@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import hunmin
-from hunmin.cli import chat, info, models, run
+from hunmin.cli import chat, info, models, run, tasks
 from hunmin.errors import HunminError, say
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     help=say("Run, read and understand transformer models.", "트랜스포머 모델을 실행하고 살펴봅니다."),
     epilog="\b\n"
     + say("Examples:", "예:")
-    + '\n  hunmin chat "What is the capital of France?"\n  hunmin run text-generation "Once upon a time"\n  hunmin run --help\n\n\b\n'
+    + '\n  hunmin chat "What is the capital of France?"\n  hunmin run text-generation "Once upon a time"\n  hunmin tasks\n  hunmin run --help\n\n\b\n'
     + say(
         "Exit codes: 0 done, 1 the command failed, 2 wrong usage, 130 interrupted.",
         "종료 코드: 0 정상, 1 실패, 2 잘못된 사용법, 130 사용자 중단.",
@@ -52,6 +52,7 @@ def _options(  # pyright: ignore[reportUnusedFunction]
 
 app.command("run", help=run.HELP, epilog=run.EXAMPLES)(run.run)
 app.command("chat", help=chat.HELP, epilog=chat.EXAMPLES)(chat.chat)
+app.command("tasks", help=tasks.HELP, epilog=tasks.EXAMPLES)(tasks.tasks)
 app.add_typer(models.app, name="models")
 app.command("names", help=info.NAMES_HELP, epilog=info.NAMES_EXAMPLES)(info.names)
 app.command("info", help=info.INFO_HELP, epilog=info.INFO_EXAMPLES)(info.info)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hunmin.errors import FormatError, HunminError, SourceError, say
-from hunmin.pipelines import TASKS
+from hunmin.pipelines import SMOLLM2
 
 if TYPE_CHECKING:
     from hunmin import PreTrainedModel, Tokenizer
 
-MODEL = TASKS["text-generation"][3]  # SmolLM2-135M-Instruct: needs no model hub
+MODEL = SMOLLM2  # needs no model hub
 HELP = say(
     "Talk to a model. With a PROMPT, or from a pipe, print the answer and end.",
     "모델과 대화합니다. PROMPT나 파이프로 주면 답만 쓰고 끝납니다.",

@@ -12,6 +12,7 @@ import typer
 
 import hunmin
 from hunmin.cli.models import size
+from hunmin.cli.table import table
 from hunmin.errors import HunminError, say
 
 NAMES_HELP = say("Print an architecture's weight names: in checkpoints, and in Hunmin.", "아키텍처의 가중치 이름표를 보여 줍니다.")
@@ -45,9 +46,7 @@ _OPTIONAL = (
 
 
 def _rows(rows: list[tuple[str, Any]]) -> None:
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        typer.echo(f"{name:{width}}  {value}")
+    typer.echo(table([(name, str(value)) for name, value in rows]))
 
 
 def names(arch: Annotated[str, typer.Argument(metavar="ARCH", help=say("A model_type, such as bert.", "model_type, 예: bert."))]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hunmin.cli.table import table
 from hunmin.errors import say
 
 if TYPE_CHECKING:
@@ -29,10 +30,7 @@ def models(context: typer.Context) -> None:
         typer.echo(say("no models are cached", "캐시에 모델이 없습니다"))
         return
     head = (say("NAME", "이름"), say("KIND", "종류"), say("SIZE", "크기"), say("LAST USED", "마지막 사용"))
-    rows = [head, *((m.name, m.kind, size(m.bytes), _day(m.last_used)) for m in found)]
-    width = max(len(row[0]) for row in rows)
-    for name, kind, amount, day in rows:
-        typer.echo(f"{name:{width}}  {kind:5} {amount:>9}  {day}")
+    typer.echo(table([head, *((m.name, m.kind, f"{size(m.bytes):>8}", _day(m.last_used)) for m in found)]))
     typer.echo(
         say(f"{len(found)} models, {size(sum(m.bytes for m in found))}", f"모델 {len(found)}개, {size(sum(m.bytes for m in found))}")
     )

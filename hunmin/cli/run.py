@@ -6,10 +6,11 @@ import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
+from hunmin.cli.readable import readable
 from hunmin.errors import say
 
 HELP = say(
@@ -22,23 +23,23 @@ EXAMPLES = (
     + (
         '\n  hunmin run text-generation "Once upon a time" --set max_new_tokens=40'
         '\n  hunmin run feature-extraction "A sentence." --model ./my-bert --json'
+        '\n  hunmin run zero-shot-classification "The goalkeeper saved it." --set candidate_labels="sports, politics"'
+        '\n  hunmin run question-answering \'{"question": "Who?", "context": "Mia sings."}\' --model ./my-bert'
         "\n  cat prompts.txt | hunmin run text-generation - --batch-size 8 --json > answers.jsonl"
     )
 )
-# The field that holds the answer of a task whose result is text.
-_TEXT = ("generated_text", "translation_text", "summary_text", "answer", "text")
 
 
 def _tasks(incomplete: str) -> list[str]:
     """Shell completion of TASK."""
-    from hunmin.pipelines import TASKS
+    from hunmin.pipelines import ALIASES, TASKS
 
-    return [task for task in TASKS if task.startswith(incomplete)]
+    return [task for task in (*TASKS, *ALIASES) if task.startswith(incomplete)]
 
 
 def run(
     task: Annotated[
-        str, typer.Argument(metavar="TASK", help=say("For example text-generation.", "예: text-generation."), autocompletion=_tasks)
+        str, typer.Argument(metavar="TASK", help=say("One of `hunmin tasks`.", "`hunmin tasks`가 보여 주는 작업."), autocompletion=_tasks)
     ],
     inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT", show_default=False)] = None,
     model: Annotated[
@@ -57,15 +58,19 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto")] = None,
 ) -> None:
     """Run ``task`` on each input and print one result per input, as soon as it is there."""
-    options = dict(map(_setting, settings or []))
-    source = _lines(inputs)
+    options, source, last = dict(map(_setting, settings or [])), _given(inputs), ""
     from hunmin import pipeline
 
     given: dict[str, Any] = {"device": device, "dtype": dtype}
     pipe = pipeline(task, model, **{k: v for k, v in given.items() if v is not None})
     while batch := list(islice(source, batch_size)):
-        for result in pipe(batch, batch_size=len(batch), **options):
-            typer.echo(json.dumps(result, ensure_ascii=False, default=_plain) if as_json else readable(result))
+        # An iterator, because pipelines unpack a list of one in ways of their own.
+        for item, result in zip(batch, pipe(iter(batch), batch_size=len(batch), **options), strict=True):
+            text = json.dumps(result, ensure_ascii=False, default=_plain) if as_json else readable(result, item)
+            if "\n" in last or (last and "\n" in text):
+                typer.echo()  # between results of several lines
+            typer.echo(text)
+            last = text
 
 
 def _setting(pair: str) -> tuple[str, Any]:
@@ -79,49 +84,25 @@ def _setting(pair: str) -> tuple[str, Any]:
         return key, value
 
 
-def _lines(inputs: list[str] | None) -> Iterator[str]:
+def _given(inputs: list[str] | None) -> Iterator[Any]:
     """The arguments, or the lines of standard input without empty ones."""
     if inputs and inputs != ["-"]:
-        return iter(inputs)
+        return map(_input, inputs)
     if sys.stdin.isatty() and not inputs:
         raise typer.BadParameter(say("give an INPUT, or pipe lines in", "INPUT을 주거나 파이프로 줄을 넘겨 주십시오"))
-    return (line for raw in sys.stdin if (line := raw.rstrip("\r\n")).strip())
+    return (_input(line) for raw in sys.stdin if (line := raw.rstrip("\r\n")).strip())
+
+
+def _input(text: str) -> Any:
+    """What a pipeline is called with: the object where ``text`` is a JSON object, else the text."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _plain(value: Any) -> Any:
     """Tensors and arrays for ``json.dumps``."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def readable(result: Any) -> str:
-    """A pipeline's result for one input, for people: the text, a label with its score, or the shape of an array of numbers."""
-    if hasattr(result, "tolist"):
-        result = result.tolist()
-    if isinstance(result, list):
-        items = cast(list[Any], result)
-        if shape := _shape(items):
-            flat = items
-            while isinstance(flat[0], list):
-                flat = cast(list[Any], flat[0])
-            return f"{shape}  " + " ".join(f"{x:.4f}" for x in flat[:6]) + (" ..." if len(flat) > 6 else "")
-        return "\n".join(map(readable, items))
-    if not isinstance(result, dict):
-        return str(result)
-    fields = cast(dict[str, Any], result)
-    answer = next((fields[k] for k in _TEXT if k in fields), None)
-    if isinstance(answer, list):  # a conversation: its last message is new
-        return str(cast(list[dict[str, Any]], answer)[-1].get("content", ""))
-    if answer is not None:
-        return str(answer)
-    score = f"{fields['score']:.4f}  " if isinstance(fields.get("score"), float) else ""
-    return score + "  ".join(str(v) if k in ("label", "word") else f"{k}={v}" for k, v in fields.items() if k != "score")
-
-
-def _shape(items: Any) -> tuple[int, ...]:
-    """Shape of nested lists of numbers; ``()`` when they are anything else."""
-    shape: list[int] = []
-    while isinstance(items, list) and items:
-        level = cast(list[Any], items)
-        shape.append(len(level))
-        items = level[0]
-    return tuple(shape) if isinstance(items, int | float) else ()

@@ -116,7 +116,7 @@ def initialize(model: nn.Module, config: Config, names: list[str] | None = None)
                 continue
             if leaf == "bias":
                 p.zero_()
-            elif isinstance(module, nn.Linear | nn.Embedding):
+            elif p.ndim > 1:
                 p.normal_(0.0, _std(config, name))
                 if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                     p[module.padding_idx].zero_()

@@ -36,10 +36,15 @@ class Context:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, at: Where, keys_at: Where, spec: Attn, bias: RelativeBias | None = None, dropout: float = 0.0
+    q: Tensor, k: Tensor, v: Tensor, at: Where, keys_at: Where, spec: Attn, bias: RelativeBias | Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1): q ``(B, Q, H, D)``, k and v ``(B, K, G, D)`` -> ``(B, Q, H, D)``."""
-    if at.kind == keys_at.kind == "packed":  # each sequence alone: no work is spent on pairs that cannot see each other
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1): q ``(B, Q, H, D)``, k and v ``(B, K, G, D)`` -> ``(B, Q, H, D)``.
+
+    ``bias`` is added to the scores: one that follows from the places, or ``(B or 1, H, Q, K)`` that follows from the tokens.
+    """
+    if at.kind == keys_at.kind == "packed" and not isinstance(
+        bias, Tensor
+    ):  # each sequence alone: no work is spent on pairs that cannot see each other
         pairs = zip(at.parts(), keys_at.parts(), strict=True)
         return torch.cat([attend(q[:, i], k[:, j], v[:, j], a, b, spec, bias, dropout) for (i, a), (j, b) in pairs], 1)
     if spec.softcap is not None:
@@ -57,17 +62,19 @@ def attend(
     return y.transpose(1, 2)
 
 
-def scores_mask(at: Where, keys_at: Where, spec: Attn, bias: RelativeBias | None, dtype: torch.dtype) -> Tensor | None:
+def scores_mask(at: Where, keys_at: Where, spec: Attn, bias: RelativeBias | Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """What is added to the scores, ``(B, 1 or H, Q, K)``: the mask, the relative bias, or both."""
     mask = additive(at, keys_at, spec.causal, spec.window, dtype)
     if bias is None:
         return mask
+    if isinstance(bias, Tensor):
+        return bias if mask is None else mask + bias
     table = bias(at, keys_at).to(dtype)
     return table if mask is None else at.memo(("biased", id(bias), id(keys_at)), lambda: (mask + table, keys_at))[0]
 
 
 def weigh(
-    q: Tensor, k: Tensor, v: Tensor, at: Where, keys_at: Where, spec: Attn, bias: RelativeBias | None, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, at: Where, keys_at: Where, spec: Attn, bias: RelativeBias | Tensor | None, dropout: float
 ) -> tuple[Tensor, Tensor]:
     """Attention step by step, for soft-capped scores and for whoever wants to see the weights ``(B, H, Q, K)``."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))

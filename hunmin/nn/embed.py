@@ -47,8 +47,12 @@ class TokenEmbedding(nn.Module):
             x = x + self.positions(at.position + spec.offset)
         elif spec.sinusoid:
             x = x + sinusoids(at.position + spec.offset, spec.width, spec.sinusoid).to(x.dtype)
+        return self.finish(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the sum of the embeddings."""
         x = self.norm(x) if self.norm is not None else x
-        x = F.dropout(x, spec.dropout, self.training)
+        x = F.dropout(x, self.spec.dropout, self.training)
         return self.project(x) if self.project is not None else x
 
     def _checked(self, ids: Tensor | None, rows: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear and embedding layers without initial values: those come from a file or from ``initialize``, and drawing them twice costs seconds."""
+"""Linear, embedding and convolution layers without initial values: those come from a file or from ``initialize``, and drawing them twice costs seconds."""
 
 from __future__ import annotations
 
@@ -11,5 +11,10 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class Conv1d(nn.Conv1d):
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""

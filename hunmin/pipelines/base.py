@@ -1,39 +1,47 @@
 """The pipeline object: ``preprocess`` -> ``forward`` -> ``postprocess`` over batches.
 
-A task is a subclass with these three methods. Options are keyword-only parameters of the stage that uses them, so which stage an option
-belongs to is written once, in its signature.
+A task is a subclass with three methods: ``preprocess`` (an input as the model's arguments, or several windows of it), ``_forward`` (a batch
+through the model) and ``postprocess`` (what came out as the answer). Options are keyword-only parameters of the method that uses them, so
+where an option belongs is written once, in a signature.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
 from hunmin.aliases import current
-from hunmin.errors import FormatError, InputError, say
+from hunmin.errors import FormatError, HunminError, InputError, logger, say, warn_once
 from hunmin.model import PreTrainedModel
 from hunmin.text import BatchEncoding, Tokenizer
 
 LOADING = frozenset(
     "dtype device device_map revision subfolder token cache_dir local_files_only force_download gguf_file ignore_mismatched_sizes".split()
 )
-BUDGET = 4096  # tokens computed together, padding included: enough to keep a CPU's matrix units busy, little enough to stay in its caches
-LOOK_AHEAD = 256  # inputs of an endless stream that are sorted by length together
+LOOK_AHEAD = 256  # inputs that are prepared, and sorted by length, together
+PATIENCE = 2.0  # seconds before a progress bar appears
+
+Rows = list[dict[str, Any]]
+OnError = Literal["raise", "skip"]
 
 
 def options_of(stage: Callable[..., Any]) -> tuple[set[str], bool]:
     """Names of a stage's options, and whether it takes any others."""
     parameters = inspect.signature(stage).parameters.values()
-    named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 class Pipeline:
-    """A model, its tokenizer and a task. Call it with one input or with many; it answers in the same form."""
+    """A model, its tokenizer and a task. Call it with one input or with many; it answers in the same form.
+
+    ``batch_size`` "auto" puts inputs of similar length together, up to a budget of tokens.
+    """
+
+    budget = 1024  # tokens computed together, padding included: enough to keep matrix units busy, little enough to stay in caches
 
     def __init__(
         self,
@@ -41,18 +49,19 @@ class Pipeline:
         tokenizer: Tokenizer | None = None,
         *,
         task: str | None = None,
-        batch_size: int | None = None,
+        batch_size: int | Literal["auto"] | None = "auto",
+        on_error: OnError = "raise",
         **options: Any,
     ) -> None:
-        self.model, self.task, self.batch_size = model.eval(), task or "", batch_size
+        self.model, self.task, self.batch_size, self.on_error = model.eval(), task or "", batch_size, on_error
         self.tokenizer: Any = tokenizer
         self.defaults = self.checked(options)
         rows = model.get_input_embeddings().num_embeddings
         if tokenizer is not None and tokenizer.vocab_size > rows:
             raise FormatError(
                 say(
-                    f"The tokenizer of {tokenizer.name_or_path} has {tokenizer.vocab_size} tokens, the embedding of {model.name_or_path} {rows} rows."
-                    " They do not belong together.",
+                    f"The tokenizer of {tokenizer.name_or_path} has {tokenizer.vocab_size} tokens, the embedding of {model.name_or_path}"
+                    f" {rows} rows. They do not belong together.",
                     f"{tokenizer.name_or_path}의 토크나이저는 토큰이 {tokenizer.vocab_size}개인데 {model.name_or_path}의 임베딩은 {rows}행입니다."
                     " 서로 맞지 않습니다.",
                 )
@@ -64,57 +73,90 @@ class Pipeline:
 
     # -------------------------------------------------------------- the three stages
 
-    def preprocess(self, inputs: Any) -> BatchEncoding:
-        """One input as the model's arguments, unpadded."""
+    def preprocess(self, inputs: Any) -> Any:
+        """One input as the model's arguments, unpadded; or a list of them, for inputs that are read in several windows."""
         return self.tokenizer(inputs, truncation=True)
 
-    def forward(self, batch: BatchEncoding) -> Any:
-        """A padded batch through the model; returns one item an input."""
-        return self.model(**batch)
+    def _forward(self, batch: BatchEncoding) -> Rows:
+        """A padded batch through the model; returns what came out for every row."""
+        return [{"logits": row} for row in self.model(**batch).logits]
 
     def postprocess(self, outputs: Any) -> Any:
-        """One item of the forward pass as the answer that users see."""
+        """What came out for an input, with what ``preprocess`` added to it, as the answer. A list of these where there were windows."""
         return outputs
 
-    # -------------------------------------------------------------- calling
+    def forward(self, prepared: Any, **options: Any) -> Any:
+        """What ``preprocess`` made through the model, as ``postprocess`` takes it."""
+        several = isinstance(prepared, list)
+        items = cast("list[BatchEncoding]", prepared if several else [prepared])
+        with torch.inference_mode():
+            rows = self._forward(self.collate(items), **options)
+        merged = [{**self._extras(item), **row} for item, row in zip(items, rows, strict=True)]
+        return merged if several else merged[0]
+
+    # -------------------------------------------------------------- options
+
+    def _stages(self) -> list[tuple[set[str], bool]]:
+        return [options_of(stage) for stage in (self.preprocess, self._forward, self.postprocess)]
 
     def checked(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options under current names. Raises InputError for one that no stage has."""
-        options = current(options)
-        stages = [options_of(stage) for stage in (self.preprocess, self.forward, self.postprocess)]
-        if not any(anything for _, anything in stages):
-            known = set().union(*(named for named, _ in stages))
-            if unknown := sorted(set(options) - known):
-                raise InputError(
-                    say(
-                        f"{self.task} has no option {unknown[0]!r}. Options: {', '.join(sorted(known)) or 'none'}.",
-                        f"{self.task}에는 {unknown[0]!r} 옵션이 없습니다. 옵션: {', '.join(sorted(known)) or '없음'}.",
-                    )
+        options, stages = current(options), self._stages()
+        known = set[str]().union(*(named for named, _ in stages))
+        unknown = sorted(set(options) - known)
+        if unknown and not any(anything for _, anything in stages):
+            listed = ", ".join(sorted(known)) or "-"
+            raise InputError(
+                say(
+                    f"{self.task} has no option {unknown[0]!r}. Options: {listed}.",
+                    f"{self.task}에는 {unknown[0]!r} 옵션이 없습니다. 옵션: {listed}.",
                 )
+            )
         return options
 
     def split(self, options: dict[str, Any]) -> list[dict[str, Any]]:
         """The options of each stage; those that no signature names go to the stage that takes any."""
-        stages = [options_of(stage) for stage in (self.preprocess, self.forward, self.postprocess)]
-        known = set().union(*(named for named, _ in stages))
+        stages = self._stages()
+        known = set[str]().union(*(named for named, _ in stages))
         return [{k: v for k, v in options.items() if k in named or (anything and k not in known)} for named, anything in stages]
+
+    # -------------------------------------------------------------- calling
 
     def is_single(self, inputs: Any) -> bool:
         """Whether ``inputs`` is one input rather than several."""
-        return isinstance(inputs, str | dict)
+        return isinstance(inputs, str | Mapping)
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **options: Any) -> Any:
-        """One input gives one answer, a list a list, any other iterable an iterator. Raises InputError for input of another kind."""
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int | Literal["auto"] | None = None,
+        on_error: OnError | None = None,
+        progress: bool | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """One input gives one answer, a list (or a column of a data set) a list, any other iterable an iterator in its order.
+
+        ``seed`` makes sampling repeatable. ``on_error="skip"`` puts ``{"error": …, "index": …}`` where an input can have no answer, and goes
+        on.
+        Raises InputError for input of another kind.
+        """
         stages = self.split({**self.defaults, **self.checked(options)})
-        size = batch_size if batch_size is not None else self.batch_size
+        if seed is not None and options_of(self._forward)[1]:  # only what generates draws random numbers
+            stages[1]["seed"] = seed
+        size, mode = batch_size if batch_size is not None else self.batch_size, on_error or self.on_error
         if size not in (None, "auto") and (type(size) is not int or size < 1):
             raise InputError(
                 say(f"batch_size is 'auto' or a number above 0, not {size!r}.", f"batch_size는 'auto'나 1 이상의 정수입니다: {size!r}.")
             )
+        if mode not in ("raise", "skip"):
+            raise InputError(say(f"on_error is 'raise' or 'skip', not {mode!r}.", f"on_error는 'raise'나 'skip'입니다: {mode!r}."))
         if self.is_single(inputs):
-            return next(self._many([inputs], size, stages))
-        if isinstance(inputs, list | tuple):
-            return list(self._many(inputs, size, stages))
+            return next(self._stream(iter([inputs]), size, stages, "raise"))
+        if isinstance(inputs, Sequence) or hasattr(inputs, "__getitem__"):
+            many = self._stream(iter(inputs), size, stages, mode)
+            return list(_watched(many, len(inputs), progress))
         if not isinstance(inputs, Iterable):
             raise InputError(
                 say(
@@ -122,36 +164,125 @@ class Pipeline:
                     f"{self.task}에는 텍스트나 텍스트 목록이 필요합니다. 받은 형식: {type(inputs).__name__}.",
                 )
             )
-        return self._stream(iter(inputs), size, stages)
+        return self._stream(iter(cast("Iterable[Any]", inputs)), size, stages, mode)
 
-    def _stream(self, inputs: Iterator[Any], size: int | None, stages: list[dict[str, Any]]) -> Iterator[Any]:
+    def _stream(self, inputs: Iterator[Any], size: Any, stages: list[dict[str, Any]], mode: OnError) -> Iterator[Any]:
+        """Answers in the order of the inputs, which are taken, prepared and computed some at a time."""
+        done = 0
         while some := list(islice(inputs, LOOK_AHEAD)):
-            yield from self._many(some, size, stages)
+            answers = self._answers(some, done, size, stages, mode)
+            yield from (answers[i] for i in range(len(some)))
+            done += len(some)
 
-    def _many(self, inputs: Iterable[Any], size: int | None, stages: list[dict[str, Any]]) -> Iterator[Any]:
-        """Answers in the order of the inputs, computed in batches of similar length so that little padding is computed."""
-        prepared = [self.preprocess(item, **stages[0]) for item in inputs]
-        lengths = [len(item["input_ids"]) for item in prepared]
-        answers: dict[int, Any] = {}
-        for rows in batches(lengths, size):
-            batch = self.collate([prepared[i] for i in rows])
-            with torch.inference_mode():
-                outputs = self.forward(batch, **stages[1])
-            answers.update((i, self.postprocess(out, **stages[2])) for i, out in zip(rows, outputs, strict=True))
-        return (answers[i] for i in range(len(prepared)))
+    def _answers(self, inputs: list[Any], first: int, size: Any, stages: list[dict[str, Any]], mode: OnError) -> dict[int, Any]:
+        """The answer of every input by its place. Batches hold rows of similar length, so that little padding is computed."""
+        prepared, answers = dict[int, Any](), dict[int, Any]()
+        for i, item in enumerate(inputs):
+            with _Guard(answers, i, first, mode):
+                prepared[i] = self.preprocess(item, **stages[0])
+                self._warn_if_foreign(item, prepared[i])
+        rows = [(i, window) for i, item in prepared.items() for window in (item if isinstance(item, list) else [item])]
+        out: dict[int, Any] = {}
+        for batch in batches([len(row["input_ids"]) for _, row in rows], size, self.budget):
+            try:
+                out.update(zip(batch, self.forward([rows[r][1] for r in batch], **stages[1]), strict=True))
+            except HunminError:  # one row spoils its batch: find out which
+                for r in batch:
+                    with _Guard(answers, rows[r][0], first, mode):
+                        out.update({r: self.forward([rows[r][1]], **stages[1])[0]})
+        windows: dict[int, list[Any]] = {}
+        for r in sorted(out):
+            windows.setdefault(rows[r][0], []).append(out[r])
+        for i, item in prepared.items():
+            if i in answers:
+                continue
+            with _Guard(answers, i, first, mode):
+                answers[i] = self.postprocess(windows.get(i, []) if isinstance(item, list) else windows[i][0], **stages[2])
+        return answers
+
+    def _warn_if_foreign(self, item: Any, prepared: Any) -> None:
+        """Say once that the tokenizer hardly knows what it reads: unknown tokens, or Hangul in scraps smaller than a syllable."""
+        windows = cast("list[Mapping[str, Any]]", prepared if isinstance(prepared, list) else [prepared])
+        ids: list[int] = windows[0]["input_ids"] if windows else []
+        values = cast("Iterable[Any]", item.values() if isinstance(item, Mapping) else [item])
+        text = " ".join(v for v in values if isinstance(v, str))
+        hangul, unknown = sum("가" <= c <= "힣" for c in text), ids.count(self.tokenizer.unk_token_id)
+        if unknown * 3 > len(ids) or (hangul >= 5 and hangul * 3 > len(text) and len(ids) >= 2 * hangul):
+            name = self.model.name_or_path
+            warn_once(
+                say(
+                    f"{name} was not made for this text: its tokenizer maps much of it to unknown or tiny pieces, so answers mean little."
+                    " Use a model for the text's language.",
+                    f"{name}은(는) 이 언어의 모델이 아닌 듯합니다. 토크나이저가 텍스트 대부분을 모르는 조각으로 나누어 결과를 믿기 어렵습니다."
+                    " 그 언어의 모델을 쓰세요.",
+                )
+            )
+
+    # -------------------------------------------------------------- batches
+
+    def _is_argument(self, key: str) -> bool:
+        return key in self.tokenizer.model_input_names or key == "attention_mask"
+
+    def _extras(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``preprocess`` added that is no argument of the model: it goes on to ``postprocess``."""
+        return {k: v for k, v in item.items() if not self._is_argument(k)}
+
+    def chat_prompt(self, content: str, **extras: Any) -> BatchEncoding:
+        """A request to a chat model as its arguments; a model without a chat template gets the plain text."""
+        if self.tokenizer.chat_template:
+            content = self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+        row = self.tokenizer(content, add_special_tokens=not self.tokenizer.chat_template)
+        row.update(extras)
+        return row
+
+    def collate_left(self, items: list[BatchEncoding]) -> BatchEncoding:
+        """A batch to generate from: padding stands on the left, and may be the end token where there is none."""
+        if self.tokenizer.pad_token_id is None and len(items) > 1:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        side, self.tokenizer.padding_side = self.tokenizer.padding_side, "left"
+        try:
+            return Pipeline.collate(self, items)
+        finally:
+            self.tokenizer.padding_side = side
 
     def collate(self, items: list[BatchEncoding]) -> BatchEncoding:
         """Items of similar length as one padded batch on the model's device."""
-        model_inputs = [{k: v for k, v in item.items() if k in (*self.tokenizer.model_input_names, "attention_mask")} for item in items]
+        arguments = [{k: v for k, v in item.items() if self._is_argument(k)} for item in items]
         if len(items) == 1:
-            return BatchEncoding({k: torch.tensor([v], device=self.device) for k, v in model_inputs[0].items()})
-        return self.tokenizer.pad(model_inputs, padding=True, return_tensors="pt").to(self.device)
+            return BatchEncoding({k: torch.tensor([v], device=self.device) for k, v in arguments[0].items()})
+        return self.tokenizer.pad(arguments, padding=True, return_tensors="pt").to(self.device)
 
 
-def batches(lengths: list[int], size: int | None) -> Iterator[list[int]]:
+class _Guard:
+    """Turns an error about one input into its answer, or says which input it was about."""
+
+    def __init__(self, answers: dict[int, Any], index: int, first: int, mode: OnError) -> None:
+        self.answers, self.index, self.place, self.mode = answers, index, first + index, mode
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, HunminError) or self.mode == "raise":
+            return False
+        logger.warning(say("input %d: %s", "입력 %d: %s"), self.place, error)
+        self.answers[self.index] = {"error": str(error), "index": self.place}
+        return True
+
+
+def batches(lengths: list[int], size: int | Literal["auto"] | None, budget: int) -> Iterator[list[int]]:
     """Indices in batches, longest first: of ``size``, or as many as fit into the token budget."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
-        count = size or max(1, BUDGET // max(1, lengths[order[0]]))
+        count = size if isinstance(size, int) else max(1, budget // max(1, lengths[order[0]]))
         yield order[:count]
         order = order[count:]
+
+
+def _watched(answers: Iterator[Any], total: int, progress: bool | None) -> Iterator[Any]:
+    """A progress bar for work that takes long, where somebody is watching."""
+    if progress is False or (total <= LOOK_AHEAD and progress is None):
+        return answers
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(answers, total=total, delay=PATIENCE, disable=None if progress is None else not progress))

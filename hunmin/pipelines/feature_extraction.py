@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hunmin.errors import FormatError, InputError, say
-from hunmin.pipelines.base import Pipeline
+from hunmin.pipelines.base import Pipeline, Rows
 from hunmin.text import BatchEncoding
 
 Pooling = Literal["none", "auto", "mean", "cls", "max", "last"]
@@ -85,7 +85,7 @@ class FeatureExtractionPipeline(Pipeline):
         truncation: bool = True,
         max_length: int | None = None,
         tokenize_kwargs: dict[str, Any] | None = None,
-    ) -> BatchEncoding:
+    ) -> Any:
         limit = max_length or (self.sentence.get("max_length") if pooling != "none" else None)
         if limit is None and truncation and self.tokenizer.model_max_length > 10**9:
             limit = self.model.config.max_position_embeddings
@@ -94,7 +94,7 @@ class FeatureExtractionPipeline(Pipeline):
             raise InputError(say("The text is empty: it has no tokens.", "텍스트가 비어 있어 토큰이 없습니다."))
         return item
 
-    def forward(self, batch: BatchEncoding, *, pooling: Pooling = "none", normalize: bool | None = None) -> list[Tensor]:
+    def _forward(self, batch: BatchEncoding, *, pooling: Pooling = "none", normalize: bool | None = None) -> Rows:
         """Vectors of every text: ``(N, C)``, or ``(C,)`` when pooled."""
         if pooling not in POOLINGS:
             raise InputError(
@@ -108,13 +108,14 @@ class FeatureExtractionPipeline(Pipeline):
         unit = normalize if normalize is not None else stated.get("normalize", False)
         if pooling == "none":
             hidden = F.normalize(hidden, dim=-1) if unit else hidden
-            return [h[m.bool()] for h, m in zip(hidden, mask, strict=True)]
+            return [{"vectors": h[m.bool()]} for h, m in zip(hidden, mask, strict=True)]
         vectors = pool(hidden, mask, stated.get("pooling", "mean") if pooling == "auto" else pooling)
-        return list(F.normalize(vectors, dim=-1) if unit else vectors)
+        return [{"vectors": v} for v in (F.normalize(vectors, dim=-1) if unit else vectors)]
 
-    def postprocess(self, outputs: Tensor, *, return_tensors: bool | str = False) -> Any:
+    def postprocess(self, outputs: dict[str, Any], *, return_tensors: bool | str = False) -> Any:
         """Nested lists, or with ``return_tensors`` a tensor: ``(1, N, C)``, pooled ``(C,)``."""
-        vectors = outputs[None] if outputs.ndim == 2 else outputs
+        vectors: Tensor = outputs["vectors"]
+        vectors = vectors[None] if vectors.ndim == 2 else vectors
         return vectors if return_tensors else vectors.float().tolist()
 
     @property
@@ -124,3 +125,46 @@ class FeatureExtractionPipeline(Pipeline):
             source = self.model.source
             self._sentence = sentence_settings(source) if source is not None else {}
         return self._sentence
+
+
+class SentenceSimilarityPipeline(FeatureExtractionPipeline):
+    """How alike texts are: cosines of their sentence vectors.
+
+    Input: ``{"source_sentence": …, "sentences": […]}``, or two texts as a pair. Answer: a cosine for each sentence, or one for a pair.
+    """
+
+    def is_single(self, inputs: Any) -> bool:
+        return isinstance(inputs, dict) or (isinstance(inputs, tuple) and all(isinstance(t, str) for t in inputs))
+
+    def preprocess(
+        self,
+        inputs: Any,
+        *,
+        pooling: Pooling = "auto",
+        truncation: bool = True,
+        max_length: int | None = None,
+        tokenize_kwargs: dict[str, Any] | None = None,
+    ) -> list[BatchEncoding]:
+        pair = isinstance(inputs, list | tuple) and len(inputs) == 2
+        source = inputs[0] if pair else inputs.get("source_sentence") if isinstance(inputs, dict) else None
+        others = [inputs[1]] if pair else inputs.get("sentences") if isinstance(inputs, dict) else None
+        if not isinstance(source, str) or not isinstance(others, list | tuple) or not all(isinstance(t, str) for t in others):
+            raise InputError(
+                say(
+                    'sentence-similarity takes {"source_sentence": text, "sentences": [text, …]} or a pair of texts.',
+                    'sentence-similarity에는 {"source_sentence": 텍스트, "sentences": [텍스트, …]}나 텍스트 쌍이 필요합니다.',
+                )
+            )
+        options: dict[str, Any] = {"truncation": truncation, "max_length": max_length, "tokenize_kwargs": tokenize_kwargs}
+        rows = [super(SentenceSimilarityPipeline, self).preprocess(t, pooling=pooling, **options) for t in (source, *others)]
+        for row in rows:
+            row["pair"] = pair
+        return rows
+
+    def _forward(self, batch: BatchEncoding, *, pooling: Pooling = "auto", normalize: bool | None = True) -> Rows:
+        return super()._forward(batch, pooling=pooling, normalize=True)
+
+    def postprocess(self, outputs: Any, *, return_tensors: bool | str = False) -> Any:
+        vectors = torch.stack([row["vectors"] for row in outputs]).float()
+        cosines: list[float] = (vectors[1:] @ vectors[0]).tolist()
+        return cosines[0] if outputs[0]["pair"] else cosines

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from hunmin.errors import InputError, say
-from hunmin.pipelines.base import Pipeline
+from hunmin.pipelines.base import Pipeline, Rows
 from hunmin.text import BatchEncoding
 
 # For pipelines whose model and caller say nothing: open-ended text wants some chance, and an end.
@@ -24,6 +24,8 @@ class TextGenerationPipeline(Pipeline):
 
     Any option of :class:`hunmin.GenerationConfig` may be given, when the pipeline is built (a default) or when it is called.
     """
+
+    budget = 4096  # decoding reads all weights for every token: more rows share that
 
     def is_single(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or is_chat(inputs)
@@ -64,24 +66,27 @@ class TextGenerationPipeline(Pipeline):
         item = self.tokenizer(text, truncation=truncation, **({} if special is None else {"add_special_tokens": special}))
         if not item["input_ids"]:
             raise InputError(say("The prompt is empty. Write at least one word.", "프롬프트가 비어 있습니다. 한 단어 이상 입력하세요."))
-        item["prompt"] = list(inputs) if chat else text
+        item["prompt"], item["ids"] = list(inputs) if chat else text, item["input_ids"]
         return item
 
     def collate(self, items: list[BatchEncoding]) -> BatchEncoding:
-        if self.tokenizer.pad_token_id is None and len(items) > 1:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        side, self.tokenizer.padding_side = self.tokenizer.padding_side, "left"
-        try:
-            batch = super().collate(items)
-        finally:
-            self.tokenizer.padding_side = side
-        batch["prompt"] = [item["prompt"] for item in items]
-        return batch
+        return self.collate_left(items)
 
-    def forward(self, batch: BatchEncoding, **generation: Any) -> list[dict[str, Any]]:
-        """Generate; one item a prompt with its new token ids, ``(num_return_sequences, new)``."""
-        prompts, ids = batch.pop("prompt"), batch["input_ids"]
+    def forward(self, prepared: Any, **options: Any) -> Any:
+        """``max_length`` and ``min_length`` count the prompt: prompts of different lengths are then not padded to one."""
         own = self.model.generation_config
+        told = set(options) | (own.given if own is not None else set())
+        if not isinstance(prepared, list) or "max_new_tokens" in told or not told & {"max_length", "min_length"}:
+            return super().forward(prepared, **options)
+        items, out = cast("list[BatchEncoding]", prepared), dict[int, Any]()
+        for length in {len(item["input_ids"]) for item in items}:
+            rows = [i for i, item in enumerate(items) if len(item["input_ids"]) == length]
+            out.update(zip(rows, super().forward([items[i] for i in rows], **options), strict=True))
+        return [out[i] for i in range(len(items))]
+
+    def _forward(self, batch: BatchEncoding, **generation: Any) -> Rows:
+        """Generate; new token ids ``(num_return_sequences, new)`` for every prompt."""
+        ids, own = batch["input_ids"], self.model.generation_config
         settled = set(generation) | (own.given if own is not None else set())
         for key, value in DEFAULTS.items():
             if not settled & (set(LENGTHS) if key in LENGTHS else {key}):
@@ -91,9 +96,8 @@ class TextGenerationPipeline(Pipeline):
         if "stop_strings" in generation:
             generation.setdefault("tokenizer", self.tokenizer)
         out = self.model.generate(ids, attention_mask=batch["attention_mask"], **generation)
-        each = len(out) // len(prompts)
-        new = out[:, ids.shape[1] :].tolist()
-        return [{"prompt": p, "ids": ids[i].tolist(), "new": new[i * each : (i + 1) * each]} for i, p in enumerate(prompts)]
+        each = len(out) // len(ids)
+        return [{"new": rows} for rows in out[:, ids.shape[1] :].unflatten(0, (-1, each)).tolist()]
 
     def postprocess(
         self,

@@ -1,0 +1,196 @@
+"""Text in, text out: summarization, translation and whatever else an encoder-decoder was trained for. Chat models can do these as well."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hunmin.errors import InputError, say, warn_once
+from hunmin.pipelines.base import Pipeline, Rows
+from hunmin.text import BatchEncoding
+
+ENOUGH = 256  # new tokens of a chat model, where neither its files nor the caller says anything
+SENTENCE_END = re.compile(r"(?<=[.!?。！？…])\s+|\n+")
+PROMPTS = {  # for chat models
+    "summarization": "Summarize this text in one or two sentences.\n\n{text}",
+    "translation": "Translate this text{languages}. Answer with the translation only.\n\n{text}",
+    "text2text-generation": "{text}",
+}
+
+
+class Text2TextGenerationPipeline(Pipeline):
+    """``[{"generated_text": …}]``. Options of :class:`hunmin.GenerationConfig` may be given when it is built or when it is called.
+
+    A prefix that the model's config has for the task (T5's "summarize: ") is put before every text. A text longer than the model is cut with
+    a warning, or with ``chunk=True`` cut at sentence ends, computed in parts and joined.
+    """
+
+    key = "generated"
+    budget = 4096  # decoding reads all weights for every token: more rows share that
+
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        answers = super().__call__(inputs, **options)
+        if isinstance(inputs, list | tuple) and all(isinstance(a, list) and len(a) == 1 for a in answers):
+            return [answer[0] for answer in answers]
+        return answers
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the model's config says about this task."""
+        return (self.model.config.task_specific_params or {}).get(self.task) or {}
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the encoder can read, or None for no limit."""
+        backbone = self.model.encoder or self.model.decoder
+        assert backbone is not None
+        limits = [backbone.embed.spec.positions, self.tokenizer.model_max_length if self.tokenizer.model_max_length < 10**9 else None]
+        return min((n for n in limits if n), default=None)
+
+    # -------------------------------------------------------------- in
+
+    def preprocess(self, inputs: Any, *, truncation: bool = False, chunk: bool = False, prefix: str | None = None) -> Any:
+        if not isinstance(inputs, str) or not inputs.strip():
+            raise InputError(
+                say(f"{self.task} needs text, not {inputs!r}.", f"{self.task}에는 비어 있지 않은 텍스트가 필요합니다: {inputs!r}.")
+            )
+        before = prefix if prefix is not None else str(self.settings.get("prefix") or self.model.config.prefix or "")
+        limit = self.longest
+        row = self.encode(before, inputs)
+        if limit is None or len(row["input_ids"]) <= limit:
+            return row
+        if chunk:
+            return [self.encode(before, part) for part in self._parts(before, inputs, limit)]
+        if not truncation:
+            warn_once(
+                say(
+                    f"The text has {len(row['input_ids'])} tokens, the model reads {limit}: its end is left out. Use chunk=True to read all of it.",
+                    f"텍스트는 {len(row['input_ids'])}토큰이고 모델은 {limit}토큰까지 읽으므로 끝부분을 뺍니다. chunk=True이면 모두 읽습니다.",
+                )
+            )
+        return self.encode(before, inputs, limit)
+
+    def encode(self, prefix: str, text: str, limit: int | None = None) -> BatchEncoding:
+        """A text as the model's arguments, at most ``limit`` tokens."""
+        if self.model.task == "CausalLM":
+            kind = "translation" if self.task.startswith("translation") else self.task
+            return self.chat_prompt(PROMPTS.get(kind, "{text}").format(text=text, languages=self.languages()))
+        row = self.tokenizer(prefix + text, truncation=limit is not None, max_length=limit)
+        row.pop("token_type_ids", None)
+        return row
+
+    def languages(self) -> str:
+        """The part of the prompt that names languages."""
+        return ""
+
+    def _parts(self, prefix: str, text: str, limit: int) -> list[str]:
+        """The text in parts that fit, cut at sentence ends; a sentence that is too long alone is cut between words."""
+        pieces = [s for s in SENTENCE_END.split(text) if s.strip()]
+        fits = lambda s: len(self.encode(prefix, s)["input_ids"]) <= limit  # noqa: E731
+        pieces = [w for s in pieces for w in ([s] if fits(s) else s.split())]
+        parts = list[str]()
+        for piece in pieces:
+            joined = f"{parts[-1]} {piece}" if parts else piece
+            if parts and fits(joined):
+                parts[-1] = joined
+            else:
+                parts.append(piece)
+        return parts
+
+    # -------------------------------------------------------------- out
+
+    def collate(self, items: list[BatchEncoding]) -> BatchEncoding:
+        return self.collate_left(items) if self.model.task == "CausalLM" else super().collate(items)
+
+    def _forward(self, batch: BatchEncoding, **generation: Any) -> Rows:
+        """Generate; ids ``(num_return_sequences, N)`` for every text."""
+        own = self.model.generation_config
+        asked = {k: v for k, v in self.settings.items() if k != "prefix"} | generation
+        told = set(asked) | (own.given if own is not None else set())
+        if self.model.task == "CausalLM" and not told & {"max_length", "max_new_tokens"}:
+            asked["max_new_tokens"] = ENOUGH
+        out = self.model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **asked)
+        new = out[:, batch["input_ids"].shape[1] :] if self.model.task == "CausalLM" else out
+        return [{"output_ids": rows} for rows in new.unflatten(0, (len(batch["input_ids"]), -1)).tolist()]
+
+    def postprocess(
+        self, outputs: Any, *, return_tensors: bool = False, return_text: bool = True, clean_up_tokenization_spaces: bool = False
+    ) -> list[dict[str, Any]]:
+        """``return_tensors`` gives token ids, ``{"…_token_ids": …}``, in place of text."""
+        parts = outputs if isinstance(outputs, list) else [outputs]
+        answers = list[dict[str, Any]]()
+        for alternatives in zip(*(part["output_ids"] for part in parts), strict=True):
+            if return_tensors:
+                answers.append({f"{self.key}_token_ids": [i for ids in alternatives for i in ids]})
+                continue
+            options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": clean_up_tokenization_spaces}
+            answers.append({f"{self.key}_text": " ".join(self.tokenizer.decode(ids, **options) for ids in alternatives)})
+        return answers
+
+
+class SummarizationPipeline(Text2TextGenerationPipeline):
+    """``[{"summary_text": …}]``."""
+
+    key = "summary"
+
+
+class TranslationPipeline(Text2TextGenerationPipeline):
+    """``[{"translation_text": …}]``. Languages come from the task's name (``translation_en_to_fr``) or from ``src_lang`` and ``tgt_lang``."""
+
+    key = "translation"
+
+    def __init__(self, model: Any, tokenizer: Any = None, *, task: str | None = None, **options: Any) -> None:
+        named = re.fullmatch(r"translation_(.+)_to_(.+)", task or "")
+        self.pair: tuple[str | None, str | None] = (named[1], named[2]) if named else (None, None)
+        super().__init__(model, tokenizer, task=task, **options)
+
+    def preprocess(
+        self,
+        inputs: Any,
+        *,
+        truncation: bool = False,
+        chunk: bool = False,
+        prefix: str | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+    ) -> Any:
+        """``src_lang`` and ``tgt_lang`` are the model's codes: "en_XX" (mBART), "eng_Latn" (NLLB), "en" (M2M100), "fra" (Marian)."""
+        self.pair = (src_lang or self.pair[0], tgt_lang or self.pair[1])
+        return super().preprocess(inputs, truncation=truncation, chunk=chunk, prefix=prefix)
+
+    def languages(self) -> str:
+        source, target = self.pair
+        return (f" from {source}" if source else "") + (f" to {target}" if target else "")
+
+    def code(self, language: str | None) -> int | None:
+        """The token id of a language's code, in the spellings that multilingual tokenizers use."""
+        if language is None:
+            return None
+        vocabulary = self.tokenizer.get_vocab()
+        return next((vocabulary[s] for s in (language, f"__{language}__") if s in vocabulary), None)
+
+    @property
+    def multilingual(self) -> bool:
+        return self.model.config.model_type in ("mbart", "m2m_100")
+
+    def encode(self, prefix: str, text: str, limit: int | None = None) -> BatchEncoding:
+        source, target = self.pair
+        if f">>{target}<<" in self.tokenizer.get_vocab():  # Marian models with several targets
+            prefix = f">>{target}<< {prefix}"
+        if not self.multilingual or source is None:
+            return super().encode(prefix, text, limit)
+        if (code := self.code(source)) is None:
+            raise InputError(say(f"This model has no language {source!r}.", f"이 모델에 {source!r} 언어가 없습니다."))
+        ids = self.tokenizer(prefix + text, add_special_tokens=False)["input_ids"][: limit - 2 if limit else None]
+        end = self.tokenizer.eos_token_id
+        last = str(self.tokenizer.init_kwargs.get("tokenizer_class", "")).removesuffix("Fast") == "MBartTokenizer"  # mBART, not mBART-50
+        ids = [*ids, end, code] if last else [code, *ids, end]
+        return BatchEncoding({"input_ids": ids, "attention_mask": [1] * len(ids)})
+
+    def _forward(self, batch: BatchEncoding, **generation: Any) -> Rows:
+        target = self.pair[1]
+        if self.multilingual and target is not None:
+            if (code := self.code(target)) is None:
+                raise InputError(say(f"This model has no language {target!r}.", f"이 모델에 {target!r} 언어가 없습니다."))
+            generation = {"forced_bos_token_id": code, **generation}
+        return super()._forward(batch, **generation)
