@@ -1,4 +1,4 @@
-"""Linear, embedding and convolution layers without initial values: those come from a file or from ``initialize``, and drawing them twice costs seconds."""
+"""Layers without initial values: those come from a file or from ``initialize``, and drawing them twice costs seconds."""
 
 from __future__ import annotations
 

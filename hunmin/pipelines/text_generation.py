@@ -91,6 +91,11 @@ class TextGenerationPipeline(Pipeline):
         for key, value in DEFAULTS.items():
             if not settled & (set(LENGTHS) if key in LENGTHS else {key}):
                 generation[key] = value
+        backbone = self.model.decoder or self.model.encoder
+        if "max_new_tokens" not in settled and "max_new_tokens" in generation and backbone and (limit := backbone.embed.spec.positions):
+            generation["max_new_tokens"] = max(
+                1, min(generation["max_new_tokens"], limit - ids.shape[1])
+            )  # our default, not the caller's wish
         if not generation.get("do_sample", own is not None and own.do_sample):
             generation.pop("temperature", None)
         if "stop_strings" in generation:
