@@ -235,6 +235,11 @@ REFUSED = [
     ("roberta", {"position_embedding_type": "relative_key_query"}, ["position_embedding_type='relative_key_query'"]),
     ("bert", {"is_decoder": True}, ["is_decoder=True"]),
     ("bert", {"add_cross_attention": True}, ["add_cross_attention=True"]),
+    ("deberta-v2", {"pos_att_type": "c2p|p2p"}, ["pos_att_type='p2p'"]),
+    ("deberta-v2", {"conv_kernel_size": 4}, ["conv_kernel_size=4"]),
+    ("deberta-v2", {"norm_rel_ebd": "batch_norm"}, ["norm_rel_ebd='batch_norm'"]),
+    ("deberta-v2", {"attention_head_size": 4}, ["attention_head_size=4"]),
+    ("deberta-v2", {"relative_attention": True, "position_buckets": 32, "max_relative_positions": 17}, ["relative attention buckets"]),
     ("gpt2", {"add_cross_attention": True}, ["add_cross_attention=True"]),
     ("albert", {"inner_group_num": 2}, ["inner_group_num=2"]),
     ("marian", {"share_encoder_decoder_embeddings": False}, ["share_encoder_decoder_embeddings=False"]),
@@ -262,9 +267,9 @@ def test_what_cannot_be_computed_is_refused_by_name(model_type: str, values: dic
 # ---------------------------------------------------------------- fresh weights and ties
 
 
-@pytest.mark.parametrize("model_type", ["bert", "gpt2", "llama", "gemma2", "t5", "bart", "distilbert"])
+@pytest.mark.parametrize("model_type", ["bert", "gpt2", "llama", "gemma2", "t5", "bart", "distilbert", "deberta-v2"])
 def test_fresh_weights(model_type: str) -> None:
-    model = tiny(model_type)
+    model = tiny(model_type, **({"conv_kernel_size": 3} if model_type == "deberta-v2" else {}))
     for path, module in model.named_modules():
         for leaf, p in module.named_parameters(recurse=False):
             if leaf == "bias":

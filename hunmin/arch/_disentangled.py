@@ -27,7 +27,7 @@ class Distances(RelativeBias):
         half, size = self.spec.count // 2, gap.abs()
         if self.logarithmic:
             near = half // 2
-            ratio = torch.log(size.clamp(min=near) / near) / torch.log(torch.tensor((self.spec.max_distance - 1) / near))
+            ratio = torch.log(size.clamp(min=near) / near) / torch.log(torch.tensor(self.spec.max_distance / near))
             size = torch.where(size <= near, size, (torch.ceil(ratio * (near - 1)) + near).long())
         return (half + gap.sign() * size).clamp(0, 2 * half - 1)
 

@@ -48,7 +48,7 @@ def encoder(c: Config) -> Backbone:
     reach, count = c["max_relative_positions"], c["position_buckets"]
     reach = reach if reach > 0 else c["max_position_embeddings"]
     attn = Attn(heads, scale=(width // heads * (1 + len(kinds))) ** -0.5, dropout=c["attention_probs_dropout_prob"])
-    buckets = Buckets(2 * (count if count > 0 else reach), reach) if c["relative_attention"] else None
+    buckets = Buckets(2 * (count if count > 0 else reach), reach - 1) if c["relative_attention"] else None
     ffn = FFN(c["intermediate_size"], c["hidden_act"])
     stack = Stack(width, c["num_hidden_layers"], attn, ffn, norm, order="post", final_norm=False, buckets=buckets, dropout=drop)
     narrow = c["embedding_size"] or width
