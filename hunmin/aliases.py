@@ -6,7 +6,13 @@ from typing import Any
 
 from hunmin.errors import InputError, say
 
-RENAMED = {"torch_dtype": "dtype", "use_auth_token": "token", "pretrained_model_name_or_path": "source", "max_new_token": "max_new_tokens"}
+RENAMED = {
+    "torch_dtype": "dtype",
+    "use_auth_token": "token",
+    "pretrained_model_name_or_path": "source",
+    "max_new_token": "max_new_tokens",
+    "stop_sequence": "stop_strings",
+}
 # Accepted because taught code passes them; each is either always on, always off, or without meaning in Hunmin.
 IGNORED = frozenset(
     """

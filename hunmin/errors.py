@@ -48,6 +48,12 @@ def say(en: str, ko: str) -> str:
     return ko if language() == "ko" else en
 
 
+def short(value: object, longest: int = 60) -> str:
+    """``repr(value)``, cut to ``longest`` characters: messages must stay readable when the input is a megabyte."""
+    text = repr(value[: longest + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 @cache
 def warn_once(message: str) -> None:
     """Log ``message`` as a warning, the first time only."""

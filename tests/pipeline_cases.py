@@ -65,6 +65,7 @@ def _classification() -> list[Call]:
     calls += [
         (m, task, {}, [x], o) for m in ("bert-many", "bert-score", "bert-regression") for x in (TEXT, MANY) for o in ({}, {"top_k": None})
     ]
+    calls += [("bert-topics", task, {}, [[PAIR, PAIR]], {"top_k": None}), ("bert-topics", task, {}, [[[["It rains.", "It snows."]]]], {})]
     calls += [("bert-topics", task, {"top_k": 2}, [TEXT], {}), ("bert-topics", task, {"top_k": 2}, [MANY], {"function_to_apply": "none"})]
     return calls
 
@@ -76,7 +77,9 @@ def _tokens() -> list[Call]:
         strategies = ("none", "simple", "first", "average", "max")
         calls += [(model, "token-classification", {"aggregation_strategy": s}, [x], {}) for s in strategies for x in (TEXT, KOREAN, NFD)]
         calls += [(model, "ner", {"grouped_entities": True}, [TEXT], {}), (model, "ner", {}, [TEXT], {"ignore_labels": ["B-PER"]})]
-        calls += [(model, "ner", {"stride": 8, "aggregation_strategy": "first"}, [LONG], {})]
+        calls += [(model, "ner", {"stride": 8, "aggregation_strategy": s}, [LONG], {}) for s in ("first", "simple", "max")]
+        calls += [(model, "ner", {"grouped_entities": True, "ignore_subwords": True}, [TEXT], {})]
+        calls += [(model, "ner", {"aggregation_strategy": "simple"}, [MANY], {"ignore_labels": []})]
     return calls
 
 
@@ -88,6 +91,9 @@ def _questions() -> list[Call]:
         calls += [(model, "question-answering", {}, [], {"question": QUESTION, "context": CONTEXT} | o) for o in options]
         calls += [(model, "question-answering", {}, [{"question": QUESTION, "context": KOREAN}], {})]
         calls += [(model, "question-answering", {}, [], {"question": [QUESTION, "Who?"], "context": [CONTEXT, TEXT]})]
+        calls += [(model, "question-answering", {}, [], {"question": [QUESTION, "Who?"], "context": CONTEXT})]
+        calls += [(model, "question-answering", {}, [], {"question": QUESTION, "context": CONTEXT, "topk": 2})]
+        calls += [(model, "question-answering", {}, [[{"question": QUESTION, "context": c} for c in (CONTEXT, LONG)]], {"top_k": 2})]
     return calls
 
 
@@ -97,6 +103,7 @@ def _masks() -> list[Call]:
         one, two = MASKED[model], TWO_MASKS[model]
         calls += [(model, "fill-mask", {}, [x], o) for x in (one, two, [one, two]) for o in ({}, {"top_k": 2})]
         calls += [(model, "fill-mask", {}, [one], {"targets": t}) for t in (["cat", "dog"], "cat")]
+        calls += [(model, "fill-mask", {"top_k": 1}, [one], {}), (model, "fill-mask", {}, [two], {"targets": ["cat", "dog"], "top_k": 2})]
     return calls
 
 
@@ -124,6 +131,8 @@ def _texts() -> list[Call]:
             calls += [(model, task, {}, [[TEXT, "Rain falls."]], {"max_new_tokens": 6})]
             calls += [(model, task, {}, [TEXT], {"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2})]
             calls += [(model, task, {"max_new_tokens": 5}, [TEXT], {"clean_up_tokenization_spaces": True})]
+            calls += [(model, task, {}, [TEXT], {"max_new_tokens": 5, "return_tensors": True, "return_text": False})]
+            calls += [(model, task, {}, [LONG], {"max_new_tokens": 5, "truncation": True})]
     return calls
 
 
@@ -139,7 +148,8 @@ def _languages() -> list[Call]:
 def _open_text() -> list[Call]:
     greedy = {"do_sample": False}
     options: list[dict[str, Any]] = [{"max_new_tokens": 5}, {"max_length": 20}, {"max_new_tokens": 4, "return_full_text": False}]
-    options += [{"max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 2}]
+    options += [{"max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 2}, {"max_new_tokens": 4, "prefix": "Rain. "}]
+    options += [{"max_new_tokens": 4, "return_tensors": True}]
     calls: list[Call] = [("gpt2", "text-generation", {}, [x], greedy | o) for x in (TEXT, [TEXT, "Rain"]) for o in options]
     return [*calls, ("bert", "feature-extraction", {}, [TEXT], {}), ("bert", "feature-extraction", {}, [["Rain falls.", TEXT]], {})]
 

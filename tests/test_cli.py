@@ -81,14 +81,21 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_run_takes_arguments_options_and_a_model(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
     done = cli("run", "text-generation", "ab", "cd", "--model", "m", "--device", "cpu", "--set", "max_new_tokens=4", "--set", "prefix=x y")
     assert (done.code, done.out, done.err) == (0, "ba\ndc\n", "")
-    assert calls == [("m", {"device": "cpu"}, [text], {"batch_size": 1, "max_new_tokens": 4, "prefix": "x y"}) for text in ("ab", "cd")]
+    assert calls == [("m", {"device": "cpu"}, ["ab", "cd"], {"batch_size": 1, "max_new_tokens": 4, "prefix": "x y"})]
 
 
 def test_run_reads_lines_and_writes_json(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:
     done = cli("run", "text-generation", "-", "--json", "--batch-size", "2", stdin="하나\n\ntwo\r\nthree")
     assert [json.loads(line) for line in done.out.splitlines()] == [[{"generated_text": t}] for t in ("나하", "owt", "eerht")]
     assert "나하" in done.out
-    assert [inputs for _, _, inputs, _ in calls] == [["하나", "two"], ["three"]]
+    assert [(inputs, options) for _, _, inputs, options in calls] == [(["하나", "two", "three"], {"batch_size": 2})]
+
+
+def test_run_names_the_line_that_it_skips(cli: Callable[..., Done], models: Path) -> None:
+    lines = ["Rain.", "Sun.", '{"x": 1}', "Snow."]
+    done = cli("run", "text-classification", "-m", str(models / "bert-topics"), "--set", "on_error=skip", "--json", stdin="\n".join(lines))
+    answers = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 0 and len(answers) == 4 and answers[2]["index"] == 2 and "label" in answers[3]
 
 
 def test_a_pipe_needs_no_dash(cli: Callable[..., Done], calls: list[tuple[Any, ...]]) -> None:

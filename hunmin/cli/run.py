@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import tee
 from typing import Annotated, Any
 
 import typer
@@ -63,14 +63,14 @@ def run(
 
     given: dict[str, Any] = {"device": device, "dtype": dtype}
     pipe = pipeline(task, model, **{k: v for k, v in given.items() if v is not None})
-    while batch := list(islice(source, batch_size)):
-        # An iterator, because pipelines unpack a list of one in ways of their own.
-        for item, result in zip(batch, pipe(iter(batch), batch_size=len(batch), **options), strict=True):
-            text = json.dumps(result, ensure_ascii=False, default=_plain) if as_json else readable(result, item)
-            if "\n" in last or (last and "\n" in text):
-                typer.echo()  # between results of several lines
-            typer.echo(text)
-            last = text
+    items, source = tee(source)
+    # An iterator, because pipelines unpack a list of one in ways of their own.
+    for item, result in zip(items, pipe(source, batch_size=batch_size, **options), strict=True):
+        text = json.dumps(result, ensure_ascii=False, default=_plain) if as_json else readable(result, item)
+        if "\n" in last or (last and "\n" in text):
+            typer.echo()  # between results of several lines
+        typer.echo(text)
+        last = text
 
 
 def _setting(pair: str) -> tuple[str, Any]:

@@ -53,6 +53,9 @@ _WHOLE = frozenset(
 )
 
 
+COMMON = "max_new_tokens min_new_tokens do_sample temperature top_k top_p num_beams num_return_sequences repetition_penalty".split()
+
+
 class GenerationConfig:
     """How to generate. A value that was never set is the default, and gives way to the model's own; None resets a value to its default.
 
@@ -226,7 +229,10 @@ def refuse(name: str, value: Any) -> None:
 def unknown(name: str) -> InputError:
     """The error for an option that nobody knows."""
     near = get_close_matches(name, [*DEFAULTS, "input_ids", "attention_mask", "streamer", "seed", "tokenizer", "decoder_input_ids"], 3)
-    en, ko = (f" Did you mean {', '.join(near)}?", f" 혹시 {', '.join(near)}인가요?") if near else ("", "")
+    listed = f"{', '.join(COMMON)}, … (GenerationConfig)"
+    en, ko = (
+        (f" Did you mean {', '.join(near)}?", f" 혹시 {', '.join(near)}인가요?") if near else (f" It has {listed}.", f" 옵션: {listed}.")
+    )
     return InputError(say(f"generate has no option {name!r}.{en}", f"generate에 {name!r} 옵션이 없습니다.{ko}"))
 
 

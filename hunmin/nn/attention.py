@@ -15,6 +15,8 @@ from hunmin.nn.positions import RelativeBias, rotate
 from hunmin.nn.spec import Attn
 from hunmin.nn.where import Where, additive
 
+BRIEF = 64  # tokens
+
 
 @dataclass
 class Trace:
@@ -47,7 +49,7 @@ def attend(
     ):  # each sequence alone: no work is spent on pairs that cannot see each other
         pairs = zip(at.parts(), keys_at.parts(), strict=True)
         return torch.cat([attend(q[:, i], k[:, j], v[:, j], a, b, spec, bias, dropout) for (i, a), (j, b) in pairs], 1)
-    if spec.softcap is not None:
+    if spec.softcap is not None or _brief(q, k):
         return weigh(q, k, v, at, keys_at, spec, bias, dropout)[0]
     causal = spec.causal and at is keys_at and at.kind == "plain" and bias is None and (spec.window is None or spec.window >= at.end)
     mask = None if causal else scores_mask(at, keys_at, spec, bias, q.dtype)
@@ -60,6 +62,11 @@ def attend(
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return y.transpose(1, 2)
+
+
+def _brief(q: Tensor, k: Tensor) -> bool:
+    """Whether rows are so short that two batched products beat the fused kernel: bfloat16 on a CPU, about twice as fast up to 64 tokens."""
+    return q.dtype == torch.bfloat16 and q.device.type == "cpu" and 1 < q.shape[1] <= BRIEF and k.shape[1] <= BRIEF
 
 
 def scores_mask(at: Where, keys_at: Where, spec: Attn, bias: RelativeBias | Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -78,12 +85,13 @@ def weigh(
 ) -> tuple[Tensor, Tensor]:
     """Attention step by step, for soft-capped scores and for whoever wants to see the weights ``(B, H, Q, K)``."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    if q.shape[1] != k.shape[1]:
+        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
     scores = q @ k.transpose(-1, -2) * (spec.scale if spec.scale is not None else q.shape[-1] ** -0.5)
     if spec.softcap is not None:
         scores = spec.softcap * torch.tanh(scores / spec.softcap)
     mask = scores_mask(at, keys_at, spec, bias, q.dtype)
-    weights = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32).to(q.dtype)
+    weights = (scores if mask is None else scores + mask).softmax(-1)  # sums in fp32, whatever the dtype
     return (F.dropout(weights, dropout) @ v).transpose(1, 2), weights
 
 

@@ -8,7 +8,10 @@ where an option belongs is written once, in a signature.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, cast
 
@@ -124,7 +127,7 @@ class Pipeline:
 
     def is_single(self, inputs: Any) -> bool:
         """Whether ``inputs`` is one input rather than several."""
-        return isinstance(inputs, str | Mapping)
+        return isinstance(inputs, str | bytes | Mapping)
 
     def __call__(
         self,
@@ -138,8 +141,8 @@ class Pipeline:
     ) -> Any:
         """One input gives one answer, a list (or a column of a data set) a list, any other iterable an iterator in its order.
 
-        ``seed`` makes sampling repeatable. ``on_error="skip"`` puts ``{"error": …, "index": …}`` where an input can have no answer, and goes
-        on.
+        While an iterator's answers are used, the next ones are computed in a thread. ``seed`` makes sampling repeatable.
+        ``on_error="skip"`` puts ``{"error": …, "index": …}`` where an input can have no answer, and goes on.
         Raises InputError for input of another kind.
         """
         stages = self.split({**self.defaults, **self.checked(options)})
@@ -164,18 +167,37 @@ class Pipeline:
                     f"{self.task}에는 텍스트나 텍스트 목록이 필요합니다. 받은 형식: {type(inputs).__name__}.",
                 )
             )
-        return self._stream(iter(cast("Iterable[Any]", inputs)), size, stages, mode)
+        return self._stream(iter(cast("Iterable[Any]", inputs)), size, stages, mode, ahead=size != 1)
 
-    def _stream(self, inputs: Iterator[Any], size: Any, stages: list[dict[str, Any]], mode: OnError) -> Iterator[Any]:
-        """Answers in the order of the inputs, which are taken, prepared and computed some at a time."""
-        done = 0
-        while some := list(islice(inputs, LOOK_AHEAD)):
-            answers = self._answers(some, done, size, stages, mode)
-            yield from (answers[i] for i in range(len(some)))
-            done += len(some)
+    def _stream(
+        self, inputs: Iterator[Any], size: Any, stages: list[dict[str, Any]], mode: OnError, *, ahead: bool = False
+    ) -> Iterator[Any]:
+        """Answers in the order of the inputs, which are taken, prepared and computed some at a time.
 
-    def _answers(self, inputs: list[Any], first: int, size: Any, stages: list[dict[str, Any]], mode: OnError) -> dict[int, Any]:
-        """The answer of every input by its place. Batches hold rows of similar length, so that little padding is computed."""
+        ``ahead`` computes the next ones in a thread while the caller works with these; inputs are always taken in the caller's thread.
+        """
+        stopped = threading.Event()
+        work = partial(self._answers, size=size, stages=stages, mode=mode, stopped=stopped)
+        parts = _parts(inputs, LOOK_AHEAD if not isinstance(size, int) else size if size == 1 else 8 * size)
+        if not ahead:
+            for first, some in parts:
+                yield from work(some, first)
+            return
+        with ThreadPoolExecutor(1, "hunmin-pipeline") as thread:
+            running: list[Future[list[Any]]] = []
+            try:
+                for first, some in parts:
+                    running.append(thread.submit(work, some, first))
+                    if len(running) > 1:
+                        yield from running.pop(0).result()
+                yield from running.pop().result() if running else ()
+            finally:
+                stopped.set()  # whoever leaves early waits for one batch, not for all
+
+    def _answers(
+        self, inputs: list[Any], first: int, *, size: Any, stages: list[dict[str, Any]], mode: OnError, stopped: threading.Event
+    ) -> list[Any]:
+        """The answer of every input. Batches hold rows of similar length, so that little padding is computed."""
         prepared, answers = dict[int, Any](), dict[int, Any]()
         for i, item in enumerate(inputs):
             with _Guard(answers, i, first, mode):
@@ -184,6 +206,8 @@ class Pipeline:
         rows = [(i, window) for i, item in prepared.items() for window in (item if isinstance(item, list) else [item])]
         out: dict[int, Any] = {}
         for batch in batches([len(row["input_ids"]) for _, row in rows], size, self.budget):
+            if stopped.is_set():
+                return []
             try:
                 out.update(zip(batch, self.forward([rows[r][1] for r in batch], **stages[1]), strict=True))
             except HunminError:  # one row spoils its batch: find out which
@@ -198,7 +222,7 @@ class Pipeline:
                 continue
             with _Guard(answers, i, first, mode):
                 answers[i] = self.postprocess(windows.get(i, []) if isinstance(item, list) else windows[i][0], **stages[2])
-        return answers
+        return [answers[i] for i in range(len(inputs))]
 
     def _warn_if_foreign(self, item: Any, prepared: Any) -> None:
         """Say once that the tokenizer hardly knows what it reads: unknown tokens, or Hangul in scraps smaller than a syllable."""
@@ -235,22 +259,27 @@ class Pipeline:
         row.update(extras)
         return row
 
+    def new_tokens(self, wanted: int, used: int) -> int:
+        """A default of ``wanted`` new tokens, or as many as the model's positions leave beside a prompt of ``used`` tokens."""
+        backbone = self.model.decoder or self.model.encoder
+        limit = backbone.embed.spec.positions if backbone is not None else None
+        return max(1, min(wanted, limit - used)) if limit else wanted
+
     def collate_left(self, items: list[BatchEncoding]) -> BatchEncoding:
         """A batch to generate from: padding stands on the left, and may be the end token where there is none."""
         if self.tokenizer.pad_token_id is None and len(items) > 1:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        side, self.tokenizer.padding_side = self.tokenizer.padding_side, "left"
-        try:
-            return Pipeline.collate(self, items)
-        finally:
-            self.tokenizer.padding_side = side
+        return self._batch(items, "left")
 
     def collate(self, items: list[BatchEncoding]) -> BatchEncoding:
         """Items of similar length as one padded batch on the model's device."""
+        return self._batch(items, None)
+
+    def _batch(self, items: list[BatchEncoding], side: str | None) -> BatchEncoding:
         arguments = [{k: v for k, v in item.items() if self._is_argument(k)} for item in items]
         if len(items) == 1:
             return BatchEncoding({k: torch.tensor([v], device=self.device) for k, v in arguments[0].items()})
-        return self.tokenizer.pad(arguments, padding=True, return_tensors="pt").to(self.device)
+        return self.tokenizer.pad(arguments, padding=True, padding_side=side, return_tensors="pt").to(self.device)
 
 
 class _Guard:
@@ -277,6 +306,14 @@ def batches(lengths: list[int], size: int | Literal["auto"] | None, budget: int)
         count = size if isinstance(size, int) else max(1, budget // max(1, lengths[order[0]]))
         yield order[:count]
         order = order[count:]
+
+
+def _parts(inputs: Iterator[Any], count: int) -> Iterator[tuple[int, list[Any]]]:
+    """The inputs, ``count`` at a time, each time with the place of the first."""
+    first = 0
+    while some := list(islice(inputs, count)):
+        yield first, some
+        first += len(some)
 
 
 def _watched(answers: Iterator[Any], total: int, progress: bool | None) -> Iterator[Any]:

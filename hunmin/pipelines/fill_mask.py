@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from hunmin.errors import InputError, say, warn_once
+from hunmin.errors import InputError, say, short, warn_once
 from hunmin.pipelines.base import Pipeline, Rows
 from hunmin.text import BatchEncoding
+from hunmin.text.options import whole
 
 
 class FillMaskPipeline(Pipeline):
@@ -31,8 +33,8 @@ class FillMaskPipeline(Pipeline):
         if not isinstance(inputs, str) or mask not in inputs:
             raise InputError(
                 say(
-                    f"The text has no mask. This model's mask is {mask}: {str(inputs)[:60]!r}",
-                    f"텍스트에 마스크가 없습니다. 이 모델의 마스크는 {mask}입니다: {str(inputs)[:60]!r}",
+                    f"The text has no mask. This model's mask is {mask}: {short(inputs)}",
+                    f"텍스트에 마스크가 없습니다. 이 모델의 마스크는 {mask}입니다: {short(inputs)}",
                 )
             )
         item = self.tokenizer(inputs, **(tokenizer_kwargs or {}))
@@ -44,10 +46,15 @@ class FillMaskPipeline(Pipeline):
         at = batch["input_ids"] == self.tokenizer.mask_token_id
         return [{"logits": row[where]} for row, where in zip(self.model(**batch).logits, at, strict=True)]
 
-    def target_ids(self, targets: str | list[str]) -> list[int]:
+    def target_ids(self, targets: Any) -> list[int]:
         """Token ids of the words that may be answered; of a word that is no token its first piece, with a warning."""
         vocabulary, ids = self.tokenizer.get_vocab(), dict[int, None]()
-        for word in [targets] if isinstance(targets, str) else targets:
+        words = [targets] if isinstance(targets, str) else targets
+        if not isinstance(words, Iterable) or not all(isinstance(word, str) for word in words):
+            raise InputError(
+                say(f"targets is a word or a list of words, not {short(targets)}.", f"targets는 단어나 단어 목록입니다: {short(targets)}.")
+            )
+        for word in words:
             found = vocabulary.get(word)
             if found is None:
                 pieces = self.tokenizer(word, add_special_tokens=False)["input_ids"]
@@ -71,7 +78,7 @@ class FillMaskPipeline(Pipeline):
         masks = [i for i, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
         chances, allowed = outputs["logits"].float().softmax(-1), self.target_ids(targets) if targets is not None else None
         chances = chances[:, allowed] if allowed is not None else chances
-        best = chances.topk(min(top_k, chances.shape[-1]))
+        best = chances.topk(min(whole("top_k", top_k, 1), chances.shape[-1]))
         answers = list[list[dict[str, Any]]]()
         for place, values, tokens in zip(masks, best.values.tolist(), best.indices.tolist(), strict=True):
             row = list[dict[str, Any]]()

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hunmin.errors import InputError, say
+from hunmin.errors import InputError, say, short
 from hunmin.pipelines.base import Pipeline, Rows
 from hunmin.text import BatchEncoding
+from hunmin.text.options import whole
 
 PROMPT = "Answer the question in a few words taken from the text.\n\nText: {context}\n\nQuestion: {question}"  # for chat models
 WORDS = 32  # new tokens of a chat model's answer
@@ -51,14 +52,16 @@ class QuestionAnsweringPipeline(Pipeline):
     A chat model (a causal language model) is asked with ``PROMPT``; its score is the mean likelihood of its words, and ``start`` and ``end``
     are None when they do not stand in the context.
 
-    Call it with ``question=`` and ``context=``, with ``{"question": …, "context": …}``, or with lists of either.
+    Call it with a question and a context, with ``{"question": …, "context": …}``, or with lists of either.
     """
 
     def is_single(self, inputs: Any) -> bool:
         return isinstance(inputs, dict)
 
-    def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None, data: Any = None, **options: Any) -> Any:
+    def __call__(self, inputs: Any = None, context: Any = None, *, question: Any = None, data: Any = None, **options: Any) -> Any:
         given = inputs if inputs is not None else data
+        if isinstance(given, str) or (given is not None and context is not None):
+            given, question = None, given
         if given is None:
             if question is None or context is None:
                 missing = "question" if question is None else "context"
@@ -76,23 +79,24 @@ class QuestionAnsweringPipeline(Pipeline):
             if not isinstance(value, str) or not value.strip():
                 raise InputError(
                     say(
-                        f"question-answering needs a {name} with text, not {value!r}.",
-                        f"question-answering에는 비어 있지 않은 {name}이(가) 필요합니다: {value!r}.",
+                        f"question-answering needs a {name} with text, not {short(value)}.",
+                        f"question-answering에는 비어 있지 않은 {name}이(가) 필요합니다: {short(value)}.",
                     )
                 )
         if self.model.task == "CausalLM":
             return self.chat_prompt(PROMPT.format(**inputs), context=inputs["context"])
-        limit = max_seq_len if max_seq_len is not None else min(self.tokenizer.model_max_length, 384)
-        stride = doc_stride if doc_stride is not None else min(limit // 2, 128)
-        if stride >= limit:
+        limit = whole("max_seq_len", max_seq_len, 1) if max_seq_len is not None else min(self.tokenizer.model_max_length, 384)
+        question, room = self._shortened(inputs["question"], whole("max_question_len", max_question_len, 1), limit)
+        stride = whole("doc_stride", doc_stride) if doc_stride is not None else min(limit // 2, 128, room - 1)
+        if stride >= room:
             raise InputError(
                 say(
-                    f"doc_stride ({stride}) must be below max_seq_len ({limit}).",
-                    f"doc_stride({stride})는 max_seq_len({limit})보다 작아야 합니다.",
+                    f"doc_stride ({stride}) must be below the {room} tokens that max_seq_len ({limit}) leaves to the context.",
+                    f"doc_stride({stride})는 max_seq_len({limit})에서 본문에 남는 {room}토큰보다 작아야 합니다.",
                 )
             )
         first = self.tokenizer.padding_side == "right"  # models that pad on the left read the context first
-        texts = (inputs["question"], inputs["context"]) if first else (inputs["context"], inputs["question"])
+        texts = (question, inputs["context"]) if first else (inputs["context"], question)
         encoded = self.tokenizer(
             *texts,
             truncation="only_second" if first else "only_first",
@@ -111,6 +115,22 @@ class QuestionAnsweringPipeline(Pipeline):
             row["null"] = row["input_ids"].index(self.tokenizer.cls_token_id) if self.tokenizer.cls_token_id in row["input_ids"] else None
             rows.append(row)
         return rows
+
+    def _shortened(self, question: str, longest: int, limit: int) -> tuple[str, int]:
+        """The question's first ``longest`` tokens, and how many tokens of a window of ``limit`` are left to the context."""
+        encoded = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        count = min(longest, len(encoded["input_ids"]))
+        if count < len(encoded["input_ids"]):
+            question = question[: encoded["offset_mapping"][count - 1][1]]
+        room = limit - count - self.tokenizer.num_special_tokens_to_add(pair=True)
+        if room < 1:
+            raise InputError(
+                say(
+                    f"max_seq_len ({limit}) leaves no room for the context beside a question of {count} tokens. Ask in fewer words.",
+                    f"max_seq_len({limit})에는 {count}토큰인 question 옆에 본문이 들어갈 자리가 없습니다. 질문을 줄이세요.",
+                )
+            )
+        return question, room
 
     def collate(self, items: list[BatchEncoding]) -> BatchEncoding:
         return self.collate_left(items) if self.model.task == "CausalLM" else super().collate(items)
@@ -138,10 +158,7 @@ class QuestionAnsweringPipeline(Pipeline):
             return {"score": outputs["score"], "start": place if place >= 0 else None, "end": end if place >= 0 else None} | {
                 "answer": outputs["context"][place:end] if place >= 0 else outputs["answer"]
             }
-        count = topk if topk is not None else top_k
-        for name, value in (("top_k", count), ("max_answer_len", max_answer_len)):
-            if value < 1:
-                raise InputError(say(f"{name} must be at least 1, not {value}.", f"{name}은(는) 1 이상이어야 합니다: {value}."))
+        count, longest = whole("top_k", topk if topk is not None else top_k, 1), whole("max_answer_len", max_answer_len, 1)
         answers, nothing = list[dict[str, Any]](), 1.0
         for row in outputs:
             allowed = np.array(row["allowed"])
@@ -150,7 +167,7 @@ class QuestionAnsweringPipeline(Pipeline):
                 nothing = min(nothing, float(start[row["null"]] * end[row["null"]]))
             if row["null"] is not None:
                 start[row["null"]] = end[row["null"]] = 0.0
-            for s, e, score in best_spans(start, end, allowed, max_answer_len, count):
+            for s, e, score in best_spans(start, end, allowed, longest, count):
                 first, last = self._places(row, s, e, align_to_words)
                 answers.append({"score": score, "start": first, "end": last, "answer": row["context"][first:last]})
         if handle_impossible_answer:
@@ -161,7 +178,8 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def _told(self, batch: BatchEncoding) -> Rows:
         """A chat model's answers, each with the mean likelihood of its tokens."""
-        options: dict[str, Any] = {"do_sample": False, "max_new_tokens": WORDS, "return_dict_in_generate": True, "output_scores": True}
+        count = self.new_tokens(WORDS, batch["input_ids"].shape[1])
+        options: dict[str, Any] = {"do_sample": False, "max_new_tokens": count, "return_dict_in_generate": True, "output_scores": True}
         out = self.model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **options)
         new = out.sequences[:, batch["input_ids"].shape[1] :]
         chances = torch.stack([s.float().log_softmax(-1) for s in out.scores], 1).gather(-1, new[..., None])[..., 0]

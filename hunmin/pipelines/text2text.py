@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
-from hunmin.errors import InputError, say, warn_once
+import torch
+
+from hunmin.errors import InputError, say, short, warn_once
 from hunmin.pipelines.base import Pipeline, Rows
 from hunmin.text import BatchEncoding
 
 ENOUGH = 256  # new tokens of a chat model, where neither its files nor the caller says anything
-SENTENCE_END = re.compile(r"(?<=[.!?。！？…])\s+|\n+")
+# Where a text may be cut, the better places first: after a sentence, between words, before a letter, anywhere.
+CUTS = [re.compile(p) for p in (r"(?<=[.!?…])\s+|(?<=[。！？])\s*(?=\S)|\n+", r"\s+", r"(?=[^\W_])", r"(?s).")]
+Languages = tuple[str | None, str | None]  # of the text and of the answer
 PROMPTS = {  # for chat models
     "summarization": "Summarize this text in one or two sentences.\n\n{text}",
     "translation": "Translate this text{languages}. Answer with the translation only.\n\n{text}",
@@ -50,17 +55,23 @@ class Text2TextGenerationPipeline(Pipeline):
     # -------------------------------------------------------------- in
 
     def preprocess(self, inputs: Any, *, truncation: bool = False, chunk: bool = False, prefix: str | None = None) -> Any:
+        return self._prepared(inputs, truncation, chunk, prefix, (None, None))
+
+    def _prepared(self, inputs: Any, truncation: bool, chunk: bool, prefix: str | None, pair: Languages) -> Any:
+        """A text as the model's arguments, cut if need be; with ``chunk`` as a list of them."""
         if not isinstance(inputs, str) or not inputs.strip():
             raise InputError(
-                say(f"{self.task} needs text, not {inputs!r}.", f"{self.task}에는 비어 있지 않은 텍스트가 필요합니다: {inputs!r}.")
+                say(
+                    f"{self.task} needs text, not {short(inputs)}.", f"{self.task}에는 비어 있지 않은 텍스트가 필요합니다: {short(inputs)}."
+                )
             )
         before = prefix if prefix is not None else str(self.settings.get("prefix") or self.model.config.prefix or "")
         limit = self.longest
-        row = self.encode(before, inputs)
+        row = self.encode(before, inputs, pair)
         if limit is None or len(row["input_ids"]) <= limit:
             return row
         if chunk:
-            return [self.encode(before, part) for part in self._parts(before, inputs, limit)]
+            return [self.encode(before, part, pair) for part in self._parts(before, inputs, limit, pair)]
         if not truncation:
             warn_once(
                 say(
@@ -68,34 +79,44 @@ class Text2TextGenerationPipeline(Pipeline):
                     f"텍스트는 {len(row['input_ids'])}토큰이고 모델은 {limit}토큰까지 읽으므로 끝부분을 뺍니다. chunk=True이면 모두 읽습니다.",
                 )
             )
-        return self.encode(before, inputs, limit)
+        return self.encode(before, inputs, pair, limit)
 
-    def encode(self, prefix: str, text: str, limit: int | None = None) -> BatchEncoding:
+    def encode(self, prefix: str, text: str, pair: Languages = (None, None), limit: int | None = None) -> BatchEncoding:
         """A text as the model's arguments, at most ``limit`` tokens."""
         if self.model.task == "CausalLM":
             kind = "translation" if self.task.startswith("translation") else self.task
-            return self.chat_prompt(PROMPTS.get(kind, "{text}").format(text=text, languages=self.languages()))
-        row = self.tokenizer(prefix + text, truncation=limit is not None, max_length=limit)
+            return self.chat_prompt(PROMPTS.get(kind, "{text}").format(text=text, languages=between(pair)))
+        row = self.tokenizer(prefix + text, truncation=limit is not None, max_length=limit, verbose=False)
         row.pop("token_type_ids", None)
         return row
 
-    def languages(self) -> str:
-        """The part of the prompt that names languages."""
-        return ""
+    def _parts(self, prefix: str, text: str, limit: int, pair: Languages) -> list[str]:
+        """The text in parts that fit: cut after sentences, a sentence that is too long alone between words, such a word anywhere."""
+        around = len(self.encode(prefix, "", pair)["input_ids"])
+        if around >= limit:
+            raise InputError(
+                say(
+                    f"The prefix has {around} tokens, the model reads {limit}.",
+                    f"prefix가 {around}토큰인데 모델은 {limit}토큰까지 읽습니다.",
+                )
+            )
 
-    def _parts(self, prefix: str, text: str, limit: int) -> list[str]:
-        """The text in parts that fit, cut at sentence ends; a sentence that is too long alone is cut between words."""
-        pieces = [s for s in SENTENCE_END.split(text) if s.strip()]
-        fits = lambda s: len(self.encode(prefix, s)["input_ids"]) <= limit  # noqa: E731
-        pieces = [w for s in pieces for w in ([s] if fits(s) else s.split())]
-        parts = list[str]()
-        for piece in pieces:
-            joined = f"{parts[-1]} {piece}" if parts else piece
-            if parts and fits(joined):
-                parts[-1] = joined
+        def cut(piece: str, places: list[re.Pattern[str]]) -> list[tuple[str, int]]:
+            """Pieces with their numbers of tokens, none above the room."""
+            count = len(self.encode(prefix, piece, pair)["input_ids"]) - around
+            if count <= limit - around or not places:
+                return [(piece, count)]
+            ends = [0, *(m.end() for m in places[0].finditer(piece)), len(piece)]
+            return [small for a, b in pairwise(ends) if a < b for small in cut(piece[a:b], places[1:])]
+
+        parts, room = list[str](), 0
+        for piece, count in cut(text, CUTS):
+            if parts and count <= room:
+                parts[-1], room = parts[-1] + piece, room - count
             else:
                 parts.append(piece)
-        return parts
+                room = limit - around - count
+        return [part.strip() for part in parts if part.strip()]
 
     # -------------------------------------------------------------- out
 
@@ -108,7 +129,9 @@ class Text2TextGenerationPipeline(Pipeline):
         asked = {k: v for k, v in self.settings.items() if k != "prefix"} | generation
         told = set(asked) | (own.given if own is not None else set())
         if self.model.task == "CausalLM" and not told & {"max_length", "max_new_tokens"}:
-            asked["max_new_tokens"] = ENOUGH
+            asked["max_new_tokens"] = self.new_tokens(ENOUGH, batch["input_ids"].shape[1])
+        if "stop_strings" in asked:
+            asked.setdefault("tokenizer", self.tokenizer)
         out = self.model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **asked)
         new = out[:, batch["input_ids"].shape[1] :] if self.model.task == "CausalLM" else out
         return [{"output_ids": rows} for rows in new.unflatten(0, (len(batch["input_ids"]), -1)).tolist()]
@@ -121,11 +144,17 @@ class Text2TextGenerationPipeline(Pipeline):
         answers = list[dict[str, Any]]()
         for alternatives in zip(*(part["output_ids"] for part in parts), strict=True):
             if return_tensors:
-                answers.append({f"{self.key}_token_ids": [i for ids in alternatives for i in ids]})
+                answers.append({f"{self.key}_token_ids": torch.tensor([i for ids in alternatives for i in ids])})
                 continue
             options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": clean_up_tokenization_spaces}
             answers.append({f"{self.key}_text": " ".join(self.tokenizer.decode(ids, **options) for ids in alternatives)})
         return answers
+
+
+def between(pair: Languages) -> str:
+    """The part of a prompt that names languages."""
+    source, target = pair
+    return (f" from {source}" if source else "") + (f" to {target}" if target else "")
 
 
 class SummarizationPipeline(Text2TextGenerationPipeline):
@@ -141,7 +170,7 @@ class TranslationPipeline(Text2TextGenerationPipeline):
 
     def __init__(self, model: Any, tokenizer: Any = None, *, task: str | None = None, **options: Any) -> None:
         named = re.fullmatch(r"translation_(.+)_to_(.+)", task or "")
-        self.pair: tuple[str | None, str | None] = (named[1], named[2]) if named else (None, None)
+        self.pair: Languages = (named[1], named[2]) if named else (None, None)
         super().__init__(model, tokenizer, task=task, **options)
 
     def preprocess(
@@ -155,42 +184,35 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         tgt_lang: str | None = None,
     ) -> Any:
         """``src_lang`` and ``tgt_lang`` are the model's codes: "en_XX" (mBART), "eng_Latn" (NLLB), "en" (M2M100), "fra" (Marian)."""
-        self.pair = (src_lang or self.pair[0], tgt_lang or self.pair[1])
-        return super().preprocess(inputs, truncation=truncation, chunk=chunk, prefix=prefix)
+        return self._prepared(inputs, truncation, chunk, prefix, (src_lang or self.pair[0], tgt_lang or self.pair[1]))
 
-    def languages(self) -> str:
-        source, target = self.pair
-        return (f" from {source}" if source else "") + (f" to {target}" if target else "")
-
-    def code(self, language: str | None) -> int | None:
-        """The token id of a language's code, in the spellings that multilingual tokenizers use."""
-        if language is None:
-            return None
+    def code(self, language: str) -> int:
+        """The token id of a language's code, in the spellings that multilingual tokenizers use. Raises InputError for an unknown one."""
         vocabulary = self.tokenizer.get_vocab()
-        return next((vocabulary[s] for s in (language, f"__{language}__") if s in vocabulary), None)
+        for spelling in (language, f"__{language}__"):
+            if spelling in vocabulary:
+                return vocabulary[spelling]
+        raise InputError(say(f"This model has no language {short(language)}.", f"이 모델에 {short(language)} 언어가 없습니다."))
 
     @property
     def multilingual(self) -> bool:
         return self.model.config.model_type in ("mbart", "m2m_100")
 
-    def encode(self, prefix: str, text: str, limit: int | None = None) -> BatchEncoding:
-        source, target = self.pair
+    def encode(self, prefix: str, text: str, pair: Languages = (None, None), limit: int | None = None) -> BatchEncoding:
+        source, target = pair
         if f">>{target}<<" in self.tokenizer.get_vocab():  # Marian models with several targets
             prefix = f">>{target}<< {prefix}"
         if not self.multilingual or source is None:
-            return super().encode(prefix, text, limit)
-        if (code := self.code(source)) is None:
-            raise InputError(say(f"This model has no language {source!r}.", f"이 모델에 {source!r} 언어가 없습니다."))
-        ids = self.tokenizer(prefix + text, add_special_tokens=False)["input_ids"][: limit - 2 if limit else None]
+            return super().encode(prefix, text, pair, limit)
+        code = self.code(source)
+        ids = self.tokenizer(prefix + text, add_special_tokens=False, verbose=False)["input_ids"][: limit - 2 if limit else None]
         end = self.tokenizer.eos_token_id
         last = str(self.tokenizer.init_kwargs.get("tokenizer_class", "")).removesuffix("Fast") == "MBartTokenizer"  # mBART, not mBART-50
         ids = [*ids, end, code] if last else [code, *ids, end]
         return BatchEncoding({"input_ids": ids, "attention_mask": [1] * len(ids)})
 
-    def _forward(self, batch: BatchEncoding, **generation: Any) -> Rows:
-        target = self.pair[1]
+    def _forward(self, batch: BatchEncoding, *, tgt_lang: str | None = None, **generation: Any) -> Rows:
+        target = tgt_lang or self.pair[1]
         if self.multilingual and target is not None:
-            if (code := self.code(target)) is None:
-                raise InputError(say(f"This model has no language {target!r}.", f"이 모델에 {target!r} 언어가 없습니다."))
-            generation = {"forced_bos_token_id": code, **generation}
+            generation = {"forced_bos_token_id": self.code(target), **generation}
         return super()._forward(batch, **generation)

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from hunmin.errors import InputError, say
+from hunmin.errors import InputError, say, short
 from hunmin.pipelines.base import Pipeline, Rows
 from hunmin.text import BatchEncoding
+from hunmin.text.options import whole
 
 Activation = Literal["sigmoid", "softmax", "none"]
 
@@ -35,8 +36,8 @@ class TextClassificationPipeline(Pipeline):
         ):
             raise InputError(
                 say(
-                    f'{self.task} takes a text or a pair {{"text": …, "text_pair": …}}, not {str(inputs)[:80]!r}.',
-                    f'{self.task}에는 텍스트나 {{"text": …, "text_pair": …}} 쌍이 필요합니다. 받은 값: {str(inputs)[:80]!r}.',
+                    f'{self.task} takes a text or a pair {{"text": …, "text_pair": …}}, not {short(inputs)}.',
+                    f'{self.task}에는 텍스트나 {{"text": …, "text_pair": …}} 쌍이 필요합니다. 받은 값: {short(inputs)}.',
                 )
             )
         return self.tokenizer(**inputs, truncation=truncation, max_length=max_length)
@@ -82,7 +83,7 @@ class TextClassificationPipeline(Pipeline):
         if top_k == "best":
             return every
         every.sort(key=lambda answer: -answer["score"])
-        return every[:top_k]
+        return every[: None if top_k is None else whole("top_k", top_k, 1)]
 
 
 class RerankPipeline(TextClassificationPipeline):
@@ -124,4 +125,4 @@ class RerankPipeline(TextClassificationPipeline):
             for row in outputs
         ]
         answers.sort(key=lambda answer: -answer["score"])
-        return answers[: top_k if isinstance(top_k, int) else None]
+        return answers[:1] if top_k == "best" else answers[: None if top_k is None else whole("top_k", top_k, 1)]

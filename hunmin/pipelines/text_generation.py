@@ -28,7 +28,7 @@ class TextGenerationPipeline(Pipeline):
     budget = 4096  # decoding reads all weights for every token: more rows share that
 
     def is_single(self, inputs: Any) -> bool:
-        return isinstance(inputs, str) or is_chat(inputs)
+        return super().is_single(inputs) or is_chat(inputs)
 
     def preprocess(
         self,
@@ -66,7 +66,7 @@ class TextGenerationPipeline(Pipeline):
         item = self.tokenizer(text, truncation=truncation, **({} if special is None else {"add_special_tokens": special}))
         if not item["input_ids"]:
             raise InputError(say("The prompt is empty. Write at least one word.", "프롬프트가 비어 있습니다. 한 단어 이상 입력하세요."))
-        item["prompt"], item["ids"] = list(inputs) if chat else text, item["input_ids"]
+        item["prompt"], item["ids"] = list(inputs) if chat else inputs, item["input_ids"]
         return item
 
     def collate(self, items: list[BatchEncoding]) -> BatchEncoding:
@@ -91,11 +91,8 @@ class TextGenerationPipeline(Pipeline):
         for key, value in DEFAULTS.items():
             if not settled & (set(LENGTHS) if key in LENGTHS else {key}):
                 generation[key] = value
-        backbone = self.model.decoder or self.model.encoder
-        if "max_new_tokens" not in settled and "max_new_tokens" in generation and backbone and (limit := backbone.embed.spec.positions):
-            generation["max_new_tokens"] = max(
-                1, min(generation["max_new_tokens"], limit - ids.shape[1])
-            )  # our default, not the caller's wish
+        if "max_new_tokens" in generation and "max_new_tokens" not in settled:  # our default, not the caller's wish
+            generation["max_new_tokens"] = self.new_tokens(generation["max_new_tokens"], ids.shape[1])
         if not generation.get("do_sample", own is not None and own.do_sample):
             generation.pop("temperature", None)
         if "stop_strings" in generation:

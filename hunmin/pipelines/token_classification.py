@@ -9,6 +9,7 @@ import numpy as np
 from hunmin.errors import InputError, say
 from hunmin.pipelines.base import Pipeline, Rows
 from hunmin.text import BatchEncoding
+from hunmin.text.options import whole
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 STRATEGIES = ("none", "simple", "first", "average", "max")
@@ -37,6 +38,13 @@ class TokenClassificationPipeline(Pipeline):
                 )
             )
         limit = self.tokenizer.model_max_length
+        if stride is not None and (room := limit - self.tokenizer.num_special_tokens_to_add()) <= whole("stride", stride):
+            raise InputError(
+                say(
+                    f"stride ({stride}) must be below the {room} tokens of text that the model reads at once.",
+                    f"stride({stride})는 모델이 한 번에 읽는 {room}토큰보다 작아야 합니다.",
+                )
+            )
         many = {"return_overflowing_tokens": True, "stride": stride} if stride is not None else {}
         encoded = self.tokenizer(inputs, truncation=limit < 10**9, return_offsets_mapping=True, return_special_tokens_mask=True, **many)
         encoded.pop("overflow_to_sample_mapping", None)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hunmin.errors import ConfigError, InputError, say
+from hunmin.errors import ConfigError, InputError, say, short
 from hunmin.pipelines.base import Pipeline, Rows
 from hunmin.text import BatchEncoding
 
@@ -27,11 +27,28 @@ def parse_labels(labels: Any) -> list[str]:
     if not parsed or not all(isinstance(label, str) for label in parsed):
         raise InputError(
             say(
-                f"zero-shot-classification needs candidate_labels, a list of words or 'a, b, c', not {labels!r}.",
-                f"zero-shot-classification에는 candidate_labels(단어 목록 또는 'a, b, c')가 필요합니다: {labels!r}.",
+                f"zero-shot-classification needs candidate_labels, a list of words or 'a, b, c', not {short(labels)}.",
+                f"zero-shot-classification에는 candidate_labels(단어 목록 또는 'a, b, c')가 필요합니다: {short(labels)}.",
             )
         )
     return parsed
+
+
+def halves(template: Any) -> tuple[str, str]:
+    """What stands before and after the label in a ``hypothesis_template``. Raises InputError unless it has one place for it."""
+    mark = "\0"
+    try:
+        parts = template.format(mark).split(mark) if isinstance(template, str) else []
+    except (IndexError, KeyError, ValueError, AttributeError):
+        parts = []
+    if len(parts) != 2:
+        raise InputError(
+            say(
+                f"hypothesis_template needs one {{}} where the label goes, not {short(template)}.",
+                f"hypothesis_template에 라벨이 들어갈 {{}}가 하나 필요합니다: {short(template)}.",
+            )
+        )
+    return parts[0], parts[1]
 
 
 class ZeroShotClassificationPipeline(Pipeline):
@@ -74,22 +91,16 @@ class ZeroShotClassificationPipeline(Pipeline):
         labels = parse_labels(candidate_labels)
         if not isinstance(inputs, str) or not inputs.strip():
             raise InputError(
-                say(f"The sequence needs text, not {inputs!r}.", f"분류할 텍스트가 비어 있거나 텍스트가 아닙니다: {inputs!r}.")
+                say(f"The sequence needs text, not {short(inputs)}.", f"분류할 텍스트가 비어 있거나 텍스트가 아닙니다: {short(inputs)}.")
             )
         template = hypothesis_template if hypothesis_template is not None else CAUSAL_TEMPLATE if self.by_likelihood else TEMPLATE
-        if "{}" not in template:
-            raise InputError(
-                say(
-                    f"hypothesis_template {template!r} needs a {{}} where the label goes.",
-                    f"hypothesis_template {template!r}에 라벨이 들어갈 {{}}가 필요합니다.",
-                )
-            )
+        before, after = halves(template)
         rows = list[BatchEncoding]()
         for label in labels:
             if self.by_likelihood:
-                row = self._completed(f"{inputs}\n\n{template.partition('{}')[0].rstrip()}", label)
+                row = self._completed(f"{inputs}\n\n{before.rstrip()}", label)
             else:
-                row = self.tokenizer(inputs, template.format(label), truncation=truncation)
+                row = self.tokenizer(inputs, before + label + after, truncation=truncation)
             row["sequence"], row["label"] = inputs, label
             rows.append(row)
         return rows

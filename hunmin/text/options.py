@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
-from hunmin.errors import InputError, say, warn_once
+from hunmin.errors import InputError, say, short, warn_once
 
 PADDING = ("longest", "max_length", "do_not_pad")
 TRUNCATION = ("longest_first", "only_first", "only_second", "do_not_truncate")
@@ -50,9 +51,14 @@ def whole(name: str, value: Any, least: int = 0) -> int:
     Raises:
         InputError: not a whole number, or too small.
     """
-    number = int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value) else None
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = None
     if number is None or number < least:
-        raise InputError(say(f"{name}={value!r} must be a whole number >= {least}.", f"{name}={value!r}: {least} 이상의 정수여야 합니다."))
+        raise InputError(
+            say(f"{name}={short(value)} must be a whole number >= {least}.", f"{name}={short(value)}: {least} 이상의 정수여야 합니다.")
+        )
     return number
 
 
@@ -148,10 +154,5 @@ def _row(where: str, row: Any, split: bool) -> Any:
         return list(row)  # pyright: ignore[reportUnknownArgumentType]
     wanted = ("a list of words", "단어 리스트") if split else ("a text or a pair of texts", "문자열이나 문자열 쌍")
     raise InputError(
-        say(f"{where} must be {wanted[0]}, got {type(row).__name__}: {_short(row)}", f"{where}: {wanted[1]}이어야 합니다({_short(row)}).")
+        say(f"{where} must be {wanted[0]}, got {type(row).__name__}: {short(row)}", f"{where}: {wanted[1]}이어야 합니다({short(row)}).")
     )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

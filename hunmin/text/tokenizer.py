@@ -243,7 +243,16 @@ class Tokenizer(ChatTemplates, Decoding):
                         "텍스트에 짝이 없는 서로게이트가 있습니다: errors='replace'로 읽으세요.",
                     )
                 ) from error
-            except Exception as error:
+            except BaseException as error:
+                if type(error).__name__ == "PanicException" and how.stride:  # of the Rust library, and no Exception
+                    raise InputError(
+                        say(
+                            f"stride={how.stride} is not below the tokens that max_length={how.max_length} leaves to the text that is cut.",
+                            f"stride={how.stride}은(는) max_length={how.max_length}에서 잘리는 텍스트에 남는 토큰 수보다 작아야 합니다.",
+                        )
+                    ) from None
+                if not isinstance(error, Exception):
+                    raise
                 raise InputError(say(f"The text cannot be encoded: {error}", f"텍스트를 인코딩할 수 없습니다: {error}")) from error
 
     def _collect(self, encodings: list[Encoding], keys: set[str], overflow: bool, many: bool, tensors: Any) -> BatchEncoding:
