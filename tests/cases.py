@@ -80,6 +80,8 @@ CASES = [
          pos_att_type=["c2p"], norm_rel_ebd="none", position_buckets=-1, max_relative_positions=5), ENCODER),
     Case("deberta-v2", "p2c", SMALL | IDS | DEBERTA | dict(share_att_key=False, pos_att_type=["p2c"], pooler_hidden_act="tanh", hidden_act="relu",
          cls_dropout=0.0, tie_word_embeddings=False), ("MaskedLM", "SequenceClassification")),
+    Case("deberta-v2", "v3", SMALL | IDS | DEBERTA | dict(hidden_act="gelu_new", layer_norm_eps=1e-4, legacy=False), ("MaskedLM", "QuestionAnswering"),
+         {"pos_att_type": "p2c|c2p"}),
     Case("deberta-v2", "absolute", SMALL | IDS | dict(layer_norm_eps=1e-3), ("MaskedLM",)),
     Case("distilbert", "plain", DISTIL, ENCODER),
     Case("distilbert", "relu", DISTIL | dict(activation="relu"), ("MaskedLM",)),

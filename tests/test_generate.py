@@ -25,6 +25,7 @@ from hunmin.errors import FormatError, InputError
 from hunmin.generate import (
     BaseStreamer,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -485,18 +486,25 @@ def test_an_iterator_ends_when_generation_fails() -> None:
     assert failed
 
 
+class Count(BaseStreamer):
+    def __init__(self) -> None:
+        self.values: list[list[int]] = []
+        self.ended = False
+
+    def put(self, value: Tensor) -> None:
+        self.values.append(value.tolist())
+
+    def end(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("base", [LogitsProcessor, StoppingCriteria, BaseStreamer])
+def test_a_base_class_that_is_not_filled_in_is_refused(base: type) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        type("Forgotten", (base,), {})()
+
+
 def test_a_streamer_of_ones_own() -> None:
-    class Count(BaseStreamer):
-        def __init__(self) -> None:
-            self.values: list[list[int]] = []
-            self.ended = False
-
-        def put(self, value: Tensor) -> None:
-            self.values.append(value.tolist())
-
-        def end(self) -> None:
-            self.ended = True
-
     streamer = Count()
     out = model("llama-plain").generate(torch.tensor([PROMPTS[1]]), max_new_tokens=3, streamer=streamer)
     assert streamer.values == [[PROMPTS[1]], *([t] for t in out[0, 4:].tolist())] and streamer.ended
@@ -566,7 +574,7 @@ def test_what_a_file_asks_for_and_we_lack_is_refused() -> None:
         ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences=3 needs"),
         ({"stop_strings": "x"}, "needs the tokenizer"),
         ({"stop_strings": [""], "tokenizer": object()}, "stop_strings has to be text"),
-        ({"streamer": BaseStreamer(), "num_beams": 2}, "streamer cannot be used with beams"),
+        ({"streamer": Count(), "num_beams": 2}, "streamer cannot be used with beams"),
         ({"seed": "x", "do_sample": True}, "seed has to be a whole number"),
         ({"inputs": torch.tensor([[5]])}, "the same; pass one"),
         ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "Is the text empty"),

@@ -17,7 +17,23 @@ from hunmin.auto import load
 from hunmin.hub.names import Names
 from hunmin.nn.cache import Cache
 from hunmin.nn.where import Where
-from tests.cases import ENCODER_DECODERS, MASK, PAIR_IDS, PAIRS, ROWS, TARGET, TYPES, Case, difference, inputs, real, sample, weight
+from tests.cases import (
+    CASES,
+    ENCODER,
+    ENCODER_DECODERS,
+    MASK,
+    PAIR_IDS,
+    PAIRS,
+    ROWS,
+    TARGET,
+    TYPES,
+    Case,
+    difference,
+    inputs,
+    real,
+    sample,
+    weight,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "parity"
 TOLERANCE = 5e-6
@@ -58,6 +74,42 @@ def test_equals_golden(case: Case, task: str, tmp_path: Path) -> None:
         for got, want in pairs:
             found = torch.tensor(sample(real(key, got), len(want) - 1))
             assert difference(found, torch.tensor(want)) <= TOLERANCE, key
+
+
+def published_deberta(folder: Path, **edit: Any) -> tuple[dict[str, Any], list[str]]:
+    """A folder as that of microsoft/deberta-v3-base: a .bin file whose heads are those of its pretraining. Also their names."""
+    case = next(case for case in CASES if case.id == "deberta-v2-v3")
+    expected = write(case, "MaskedLM", folder)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    shapes = {"dense.weight": [32, 32], "dense.bias": [32], "LayerNorm.weight": [32], "LayerNorm.bias": [32], "classifier.weight": [1, 32]}
+    state |= {f"mask_predictions.{name}": weight(name, shape) for name, shape in (shapes | {"classifier.bias": [1]}).items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    config = json.loads((folder / "config.json").read_text())
+    del config["legacy"]
+    (folder / "config.json").write_text(json.dumps(config | edit))
+    return expected, sorted(name for name in state if "predictions." in name)
+
+
+@pytest.mark.parametrize("task", ENCODER)
+@pytest.mark.parametrize("legacy", [None, True, False])
+def test_the_heads_of_pretraining_stop_no_task(task: str, legacy: bool | None, tmp_path: Path) -> None:
+    """DeBERTa-v3: ``legacy: false`` reads the head for masked words that is there, otherwise a fresh one is made."""
+    expected, heads = published_deberta(tmp_path, **({} if legacy is None else {"legacy": legacy}))
+    model, report = load(tmp_path, task, output_loading_info=True)
+    read = legacy is False and task == "MaskedLM"
+    known = legacy is False  # another task's head is known and left out without a word
+    assert sorted(report["unexpected_keys"]) == [name for name in heads if not (known and name.startswith("lm_"))]
+    assert all(name.startswith("head.") for name in report["missing_keys"]) and bool(report["missing_keys"]) == (
+        not read and task != "Model"
+    )
+    case = next(case for case in CASES if case.id == "deberta-v2-v3")
+    with torch.no_grad():
+        out = model(**inputs(case, "MaskedLM" if read else "Model", padded=False), output_hidden_states=True)
+    for key in ("logits", "hidden_states") if read else ("hidden_states",):
+        pairs = [(out[key], expected[key])] if key == "logits" else zip(out[key], expected[key], strict=True)
+        for got, want in pairs:
+            assert difference(torch.tensor(sample(real(key, got), len(want) - 1)), torch.tensor(want)) <= TOLERANCE, key
 
 
 @pytest.mark.parity

@@ -23,7 +23,13 @@ SINGLE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=sorted(kinds.KINDS))
+# Version 5 lost their character maps where no tokenizer.json is (and NLLB's languages): only plain text is comparable with it.
+LOST = ("mbart", "mbart50", "pegasus", "deberta-v2", "deberta-v2-punct")
+SLOW = ("marian", "m2m100")
+PLAIN = ["Hello world!", "", "한국어 문장과 English sentences", "The quick brown fox", "나라의 말이 the 뜻"]
+
+
+@pytest.fixture(scope="module", params=sorted(set(kinds.KINDS) - {"nllb"}))
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any, str]:
     folder = kinds.KINDS[request.param](tmp_path_factory.mktemp("kinds") / request.param)
     return AutoTokenizer.from_pretrained(folder), peer(folder), request.param
@@ -46,6 +52,8 @@ def same(ours: Any, theirs: Any, kind: str) -> None:
 
 def texts(kind: str) -> list[str]:
     """RoBERTa-like masks take in the space before them, as published tokenizers do; transformers 5 lost that for vocabulary files."""
+    if kind in LOST:
+        return PLAIN
     lost = kind.startswith(("roberta", "albert", "xlm"))
     return [text.replace("<mask>", "").replace("[MASK]", "") if lost else text for text in kinds.NASTY]
 
@@ -53,7 +61,7 @@ def texts(kind: str) -> list[str]:
 @pytest.mark.parametrize("options", SINGLE, ids=str)
 def test_batches(both: tuple[Tokenizer, Any, str], options: dict[str, Any]) -> None:
     ours, theirs, kind = both
-    if kind == "marian":  # a slow tokenizer there: no overflowing batches, type ids or special mask of the same form
+    if kind in SLOW:  # a slow tokenizer there: no overflowing batches, type ids or special mask of the same form
         options = {key: value for key, value in options.items() if not key.startswith("return")}
         options = {key: value for key, value in options.items() if key != "stride"}
     same(ours(texts(kind), **options), theirs(texts(kind), **options), kind)
@@ -62,13 +70,14 @@ def test_batches(both: tuple[Tokenizer, Any, str], options: dict[str, Any]) -> N
 def test_single_texts_offsets_and_decoding(both: tuple[Tokenizer, Any, str]) -> None:
     ours, theirs, kind = both
     for text in texts(kind):
-        extra = {} if kind == "marian" else {"return_offsets_mapping": True}
+        extra = {} if kind in (*SLOW, *LOST) else {"return_offsets_mapping": True}
         one, two = ours(text, **extra), theirs(text, **extra)
         same(one, two, kind)
         for skip in (True, False):
             assert ours.decode(one["input_ids"], skip_special_tokens=skip) == theirs.decode(two["input_ids"], skip_special_tokens=skip)
         assert ours.convert_ids_to_tokens(one["input_ids"]) == theirs.convert_ids_to_tokens(two["input_ids"])
-        assert ours.tokenize(text) == theirs.tokenize(text)
+        if kind != "m2m100":  # its slow tokenizer shows the text of unknown tokens
+            assert ours.tokenize(text) == theirs.tokenize(text)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,7 @@ def test_single_texts_offsets_and_decoding(both: tuple[Tokenizer, Any, str]) -> 
 )
 def test_pairs(both: tuple[Tokenizer, Any, str], options: dict[str, Any]) -> None:
     ours, theirs, kind = both
-    if kind == "marian" and options.get("truncation") is True:
+    if kind in SLOW and options.get("truncation") is True:
         pytest.skip("a slow tokenizer breaks ties between equally long texts differently")
     first, second = ["Hello world!", "한국어 문장"], ["The quick brown fox jumps", "훈민정음은 백성을 가르치는 바른 소리"]
     same(ours(first, second, **options), theirs(first, second, **options), kind)
@@ -86,7 +95,7 @@ def test_pairs(both: tuple[Tokenizer, Any, str], options: dict[str, Any]) -> Non
 
 def test_words(both: tuple[Tokenizer, Any, str]) -> None:
     ours, theirs, kind = both
-    if kind in ("gpt2", "roberta", "marian"):
+    if kind in ("gpt2", "roberta", *SLOW):
         pytest.skip("transformers refuses or differs: a word would need its space")
     words = [["Hello", "world", "!"], ["한국어", "문장"]]
     one, two = ours(words, is_split_into_words=True, padding=True), theirs(words, is_split_into_words=True, padding=True)
@@ -189,7 +198,7 @@ def test_chat_templates(tmp_path: Path, template: str) -> None:
 
 def test_training_anew(both: tuple[Tokenizer, Any, str]) -> None:
     ours, theirs, kind = both
-    if kind == "marian":
+    if kind in (*SLOW, "pegasus"):
         pytest.skip("transformers cannot train it either")
     new, other = (t.train_new_from_iterator(kinds.CORPUS, 350, show_progress=False) for t in (ours, theirs))
     text = "훈민정음은 Hello world"
@@ -199,8 +208,8 @@ def test_training_anew(both: tuple[Tokenizer, Any, str]) -> None:
 
 def test_adding_tokens(both: tuple[Tokenizer, Any, str], tmp_path: Path) -> None:
     ours, _, kind = both
-    if kind == "marian":
-        pytest.skip("its vocabulary is fixed")
+    if kind in (*SLOW, "mbart50", "pegasus"):
+        pytest.skip("its vocabulary is fixed, or version 5 lost how it cleans text before a special token")
     ours.save_pretrained(tmp_path / "a")
     new, other = AutoTokenizer.from_pretrained(tmp_path / "a"), peer(tmp_path / "a")
     for tokenizer in (new, other):

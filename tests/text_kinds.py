@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import unicodedata
@@ -10,6 +11,9 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from hunmin.text.languages import M2M100
+
+GOLDEN = Path(__file__).parent / "golden" / "text"
 CORPUS = [
     "훈민정음은 백성을 가르치는 바른 소리라는 뜻이다.",
     "나라의 말이 중국과 달라 문자와 서로 통하지 아니하므로",
@@ -34,6 +38,7 @@ NASTY = [
     "I'm sure they don't . ? ! ' s",
     "x" * 300,
     "the [MASK] and <mask> and </s> and [SEP]",
+    "나라의 말이 the [UNK] 뜻 <unk>  <pad>x __fr__ en_XX Hello eng_Latn <mask_1><unk_5>",
     "…‘’“”— ﷺ \ufeff",
     "훈민정음 " * 40,
 ]
@@ -174,7 +179,91 @@ def marian(folder: Path) -> Path:
     return folder
 
 
+def charsmap_rules(path: Path) -> Path:
+    """Rules for SentencePiece's trainer: what NMT_NFKC does to the characters of these tests, since the whole of it takes 240 kB."""
+    text = "".join(CORPUS + NASTY)
+    rules = {char: unicodedata.normalize("NFKC", char) for char in text}
+    rules |= {unicodedata.normalize("NFD", char): char for char in text if "가" <= char <= "힣"}
+    rules |= dict.fromkeys("\t\n\r\u200b\u200d\ufeff", " ") | {"\x7f": ""}
+    lines = ["\t".join(" ".join(f"{ord(c):X}" for c in side) for side in rule) for rule in sorted(rules.items()) if rule[0] != rule[1]]
+    path.write_text("".join(line + "\n" for line in lines if not line.startswith("0\t")))
+    return path
+
+
+def train(folder: Path, file: str, algorithm: str, special: dict[str, str], **config: Any) -> Path:
+    """A model that SentencePiece trains (extra ``parity``). ``special`` names its first pieces in order: ``{"unk": "<unk>", "bos": "<s>"}``."""
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = ("unk", "bos", "eos", "pad")
+    places = {f"{kind}_id": list(special).index(kind) if kind in special else -1 for kind in kinds}
+    names = {f"{kind}_piece": special[kind] for kind in kinds if kind in special}
+    rules = charsmap_rules(folder / "rules.tsv")
+    with open(folder / file, "wb") as out, contextlib.chdir(folder):  # the model keeps the path of its rules
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CORPUS),
+            model_writer=out,
+            model_type=algorithm,
+            vocab_size=220,
+            normalization_rule_tsv=rules.name,
+            hard_vocab_limit=False,
+            num_threads=1,
+            minloglevel=2,
+            **places,
+            **names,
+        )
+    rules.unlink()
+    _write(folder, "tokenizer_config.json", {"model_max_length": 64, **config})
+    return folder
+
+
+def m2m100(folder: Path, **config: Any) -> Path:
+    """M2M-100: a BPE model, and ``vocab.json`` in another order that lacks some of its pieces and has others."""
+    from hunmin.text.sentencepiece import read
+
+    train(folder, "sentencepiece.bpe.model", "bpe", FAIRSEQ, tokenizer_class="M2M100Tokenizer", **config)
+    _write(folder, "config.json", {"model_type": "m2m_100"})
+    pieces = [piece.text for piece in read(folder / "sentencepiece.bpe.model").pieces[3:]]
+    vocab = ["<s>", "<pad>", "</s>", "<unk>", *pieces[::2], "en", *pieces[1::6], *pieces[3::6], "▁xylophone"]
+    _write(folder, "vocab.json", {token: index for index, token in enumerate(dict.fromkeys(vocab))})
+    _write(folder, "special_tokens_map.json", {"additional_special_tokens": [f"__{code}__" for code in M2M100]})
+    return folder
+
+
+def fairseq(folder: Path, name: str, model_type: str, algorithm: str = "unigram", **config: Any) -> Path:
+    """mBART, mBART-50 and NLLB: the codes of languages follow the pieces."""
+    train(folder, "sentencepiece.bpe.model", algorithm, FAIRSEQ, tokenizer_class=f"{name}Tokenizer", **config)
+    _write(folder, "config.json", {"model_type": model_type})
+    return folder
+
+
+def pegasus(folder: Path, **config: Any) -> Path:
+    """PEGASUS: 103 tokens between </s> and the pieces."""
+    train(folder, "spiece.model", "unigram", {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}, **config)
+    _write(folder, "config.json", {"model_type": "pegasus"})
+    return folder
+
+
+def deberta(folder: Path, **config: Any) -> Path:
+    """DeBERTa-v2 and v3, whose tokenizer_config.json names no class."""
+    special = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
+    train(folder, "spm.model", "unigram", special, vocab_type="spm", **config)
+    _write(folder, "config.json", {"model_type": "deberta-v2"})
+    return folder
+
+
+def unpack(kind: str, folder: Path) -> tuple[Path, list[Any]]:
+    """The model folder of a golden, and what transformers made of texts: ``[text, outputs]`` each (tests/golden/text/make.py)."""
+    case = json.loads((GOLDEN / f"{kind}.json").read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in case["files"].items():
+        data = bytes.fromhex(value["hex"]) if isinstance(value, dict) and "hex" in value else value
+        (folder / name).write_bytes(data if isinstance(data, bytes) else (data if isinstance(data, str) else json.dumps(data)).encode())
+    return folder, case["texts"]
+
+
 XLMR = ["<unk>", "<s>", "</s>"]
+FAIRSEQ = {"unk": "<unk>", "bos": "<s>", "eos": "</s>"}
 KINDS: dict[str, Any] = {
     "bert": wordpiece,
     "bert-cased": lambda f: wordpiece(f, do_lower_case=False, strip_accents=False, tokenize_chinese_chars=False),
@@ -188,4 +277,11 @@ KINDS: dict[str, Any] = {
     "camembert": lambda f: sentencepiece(f, "camembert", "sentencepiece.bpe.model", XLMR),
     "llama": lambda f: llama(f, pad_token="</s>"),
     "marian": marian,
+    "m2m100": lambda f: m2m100(f, src_lang="ko", tgt_lang="fr"),
+    "mbart": lambda f: fairseq(f, "MBart", "mbart", src_lang="ko_KR", tgt_lang="fr_XX"),
+    "mbart50": lambda f: fairseq(f, "MBart50", "mbart", src_lang="ko_KR", tgt_lang="fr_XX"),
+    "nllb": lambda f: fairseq(f, "Nllb", "m2m_100", "bpe", src_lang="kor_Hang", tgt_lang="fra_Latn"),
+    "pegasus": pegasus,
+    "deberta-v2": lambda f: deberta(f, do_lower_case=False),
+    "deberta-v2-punct": lambda f: deberta(f, do_lower_case=True, split_by_punct=True),
 }

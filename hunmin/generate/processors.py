@@ -5,6 +5,7 @@ R rows (a batch, times its beams), N tokens so far, V vocabulary. A score of min
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, cast
@@ -20,11 +21,12 @@ Processor = Callable[[Tensor, Tensor], Tensor]
 NEVER = float("-inf")
 
 
-class LogitsProcessor:
+class LogitsProcessor(ABC):
     """Base of user-written processors; any callable of the same form will do."""
 
+    @abstractmethod
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The scores ``(R, V)`` of the next token, changed or not."""
 
 
 class LogitsProcessorList(list[Processor]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 Criterion = Callable[[Tensor, Any], Any]
 
 
-class StoppingCriteria:
+class StoppingCriteria(ABC):
     """Base of user-written criteria: ``(ids (R, N), scores) -> bool`` for all rows, or a bool tensor ``(R,)``. Any callable will do."""
 
+    @abstractmethod
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        """Whether all rows, or each of them, are finished."""
 
 
 class StoppingCriteriaList(list[Criterion]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from queue import Queue
 from typing import TYPE_CHECKING, Any
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
     from hunmin.text import Tokenizer
 
 
-class BaseStreamer:
+class BaseStreamer(ABC):
     """What ``generate(streamer=…)`` calls."""
 
+    @abstractmethod
     def put(self, value: Tensor) -> None:
         """New ids on the CPU: the prompt ``(1, N)`` first, then ``(1,)`` at a time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> None:
         """Generation is over."""
-        raise NotImplementedError
 
-    def error(self, error: BaseException) -> None:
+    def error(self, error: BaseException) -> None:  # noqa: B027  a streamer need not care
         """Generation failed; ``generate`` raises ``error`` after this."""
 
 

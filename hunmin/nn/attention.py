@@ -44,9 +44,8 @@ def attend(
 
     ``bias`` is added to the scores: one that follows from the places, or ``(B or 1, H, Q, K)`` that follows from the tokens.
     """
-    if at.kind == keys_at.kind == "packed" and not isinstance(
-        bias, Tensor
-    ):  # each sequence alone: no work is spent on pairs that cannot see each other
+    # Each sequence alone: no work is spent on pairs that cannot see each other.
+    if at.kind == keys_at.kind == "packed" and not isinstance(bias, Tensor):
         pairs = zip(at.parts(), keys_at.parts(), strict=True)
         return torch.cat([attend(q[:, i], k[:, j], v[:, j], a, b, spec, bias, dropout) for (i, a), (j, b) in pairs], 1)
     if spec.softcap is not None or _brief(q, k):

@@ -187,9 +187,9 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         return self._prepared(inputs, truncation, chunk, prefix, (src_lang or self.pair[0], tgt_lang or self.pair[1]))
 
     def code(self, language: str) -> int:
-        """The token id of a language's code, in the spellings that multilingual tokenizers use. Raises InputError for an unknown one."""
+        """The token id of a language's code. Raises InputError for an unknown one."""
         vocabulary = self.tokenizer.get_vocab()
-        for spelling in (language, f"__{language}__"):
+        for spelling in (f"__{language}__", language):  # in M2M-100 "en" alone is a piece of a word
             if spelling in vocabulary:
                 return vocabulary[spelling]
         raise InputError(say(f"This model has no language {short(language)}.", f"이 모델에 {short(language)} 언어가 없습니다."))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hunmin.errors import FormatError, say
+from hunmin.text import languages
 from hunmin.text import sentencepiece as spm
 from hunmin.text.special import content
 
@@ -29,6 +30,7 @@ _ALBERT = {
     "cls_token": "[CLS]",
 }
 _GEMMA = {"unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+_FOUR = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]  # where SentencePiece has <unk>, <s> and </s>
 _T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
@@ -72,7 +74,7 @@ def _t5(model: spm.SentencePiece, config: Config) -> Backend:
 
 
 def _xlm_roberta(model: spm.SentencePiece, config: Config) -> Backend:
-    vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *model.vocab[3:], ("<mask>", 0.0)]
+    vocab = [*_FOUR, *model.vocab[3:], ("<mask>", 0.0)]
     backend = spm.unigram(vocab, 3, spm.charsmap(model))
     template(backend, "<s> $A </s>", "<s> $A </s> </s> $B </s>", "<s>", "</s>")
     return backend
@@ -106,6 +108,65 @@ def _albert(model: spm.SentencePiece, config: Config) -> Backend:
     return backend
 
 
+def _mbart(model: spm.SentencePiece, config: Config) -> Backend:
+    return _fairseq(model, languages.MBART)
+
+
+def _mbart50(model: spm.SentencePiece, config: Config) -> Backend:
+    return _fairseq(model, languages.MBART50)
+
+
+def _fairseq(model: spm.SentencePiece, codes: tuple[str, ...]) -> Backend:
+    """Fairseq puts four tokens in place of SentencePiece's three, and the languages and the mask behind the pieces."""
+    vocab = [*_FOUR, *model.vocab[3:], *((code, 0.0) for code in codes), ("<mask>", 0.0)]
+    return spm.spaced(spm.unigram(vocab, 3, _cleaning(model)))
+
+
+def _cleaning(model: spm.SentencePiece) -> list[Any]:
+    """As :func:`hunmin.text.sentencepiece.cleaning`, in the steps of published files, which give spaces to the token after them."""
+    from tokenizers import Regex, normalizers
+
+    trim, runs = normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), spm.SPACE)
+    return [*spm.charsmap(model, composed=True), trim, runs]
+
+
+def _nllb(model: spm.SentencePiece, config: Config) -> Backend:
+    """The languages follow the pieces and the mask follows them (eng_Latn is 256047 and <mask> 256203), unless the files say otherwise."""
+    from tokenizers import AddedToken
+
+    ids = {token: index for index, (token, _) in enumerate([*_FOUR, *model.vocab[3:]])}
+    backend = spm.word_bpe(ids, model, "<unk>", _cleaning(model))
+    if not config.get("added_tokens_decoder"):
+        backend.add_special_tokens([AddedToken(code, normalized=False) for code in languages.NLLB])
+    return backend
+
+
+def _pegasus(model: spm.SentencePiece, config: Config) -> Backend:
+    """``offset`` tokens for pretraining stand before <unk>: two masks and ``<unk_2>``, ``<unk_3>``, ... that no text contains."""
+    offset, sentence = int(config.get("offset", 103)), config.get("mask_token_sent")
+    masks = [content(token) for token in (sentence, config.get("mask_token") if offset else None) if token is not None]
+    unused = [(f"<unk_{index}>", -100.0) for index in range(2, offset)]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), *((mask, 0.0) for mask in masks), *unused, *model.vocab[2:]]
+    backend = spm.unigram(vocab, model.unk_id + offset, _cleaning(model))
+    template(backend, "$A </s>", "$A $B </s>", "</s>")
+    return backend
+
+
+def _deberta_v2(model: spm.SentencePiece, config: Config) -> Backend:
+    from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+
+    steps: list[Any] = [normalizers.Lowercase()] if config.get("do_lower_case") else []
+    steps += [normalizers.Strip(), *spm.charsmap(model, composed=True), normalizers.Replace(Regex(" {2,}"), " ")]
+    backend = spm.spaced(spm.unigram(model.vocab, model.unk_id, steps), prefix=config.get("add_prefix_space") is not False)
+    if config.get("split_by_punct"):
+        split: list[Any] = [pre_tokenizers.Punctuation(), backend.pre_tokenizer]
+        backend.pre_tokenizer = pre_tokenizers.Sequence(split)  # pyright: ignore[reportAttributeAccessIssue]
+    # Found in normalized text, as in published files; the Rust library would spell it in small letters after lowercasing.
+    backend.add_special_tokens([AddedToken(content(config["unk_token"]), normalized=not config.get("do_lower_case"))])
+    template(backend, "[CLS]:0 $A:0 [SEP]:0", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", "[CLS]", "[SEP]")
+    return backend
+
+
 def _llama(model: spm.SentencePiece, config: Config) -> Backend:
     prefix = "never" if config.get("add_prefix_space") is False else ("always" if config.get("legacy") else "first")
     return spm.bpe(model, prefix)
@@ -133,6 +194,12 @@ FAMILIES = {
     "llama": Family("LlamaTokenizer", {**_BOS_EOS, "add_bos_token": True, "padding_side": "left"}, _llama),
     "gemma": Family("GemmaTokenizer", {**_GEMMA, "add_bos_token": True, "padding_side": "left"}, _gemma),
     "marian": Family("MarianTokenizer", {**_T5, "model_max_length": 512}),
+    "m2m100": Family("M2M100Tokenizer", {**_BOS_EOS, "sep_token": "</s>", "pad_token": "<pad>"}),
+    "mbart": Family("MBartTokenizer", _FAIRSEQ, _mbart),
+    "mbart50": Family("MBart50Tokenizer", {name: token for name, token in _FAIRSEQ.items() if name != "bos_token"}, _mbart50),
+    "nllb": Family("NllbTokenizer", _FAIRSEQ, _nllb),
+    "pegasus": Family("PegasusTokenizer", {**_T5, "mask_token": "<mask_2>", "mask_token_sent": "<mask_1>"}, _pegasus),
+    "deberta-v2": Family("DebertaV2Tokenizer", {**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]"}, _deberta_v2),
     "fast": Family("PreTrainedTokenizerFast", {}, generic),
 }
 # Tokenizer classes (without "Fast") and model types to families. A class that is not here takes everything from its files.
@@ -147,7 +214,8 @@ MODEL_TYPES = {
     **dict.fromkeys(("t5", "mt5", "umt5", "switch_transformers"), "t5"),
     **dict.fromkeys(("llama", "mistral", "mixtral"), "llama"),
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "gemma"),
-    **{name: name for name in ("albert", "xlm-roberta", "camembert", "marian")},
+    **{name: name for name in ("albert", "xlm-roberta", "camembert", "marian", "mbart", "pegasus", "deberta-v2")},
+    "m2m_100": "m2m100",
 }
 # The classes and model types whose models tell two texts apart by token_type_ids; all others take none.
 _TYPED = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hunmin.errors import ConfigError, FormatError, HunminError, InputError, SourceError, say
 from hunmin.hub.guard import about
 from hunmin.text import families as fam
+from hunmin.text import languages
 from hunmin.text import sentencepiece as spm
 from hunmin.text.special import EXTRA, NAMES, added, content
 from hunmin.text.tokenizer import Tokenizer
@@ -92,8 +93,8 @@ def _load(source: Source, overrides: dict[str, Any]) -> Tokenizer:
     names = ["input_ids", "token_type_ids", "attention_mask"] if typed else ["input_ids", "attention_mask"]
     config = {"model_input_names": names, **family.defaults, **stated, **_chat(source), **overrides}
     config = {name: value for name, value in config.items() if value is not None or name == "strip_accents"}
-    if not class_name and key != "fast":
-        config["tokenizer_class"] = family.name
+    if key != "fast":
+        config.setdefault("tokenizer_class", class_name or family.name)
     return _build(source, key, config, overrides, class_name or model_type)
 
 
@@ -149,6 +150,8 @@ def _build(source: Source, key: str, config: dict[str, Any], overrides: dict[str
         return _finish(read_backend(path, config, key), config, overrides, source.name, _extra(source, config))
     if source.file("source.spm"):
         return _marian(source, config)
+    if key == "m2m100":
+        return _m2m100(source, config)
     if key == "fast" and kind not in ("", "PreTrainedTokenizer", "TokenizersBackend"):
         raise ConfigError(
             say(
@@ -176,7 +179,7 @@ def _from_spm(path: Path, key: str, config: dict[str, Any]) -> tuple[Backend, di
     """The tokenizer of a SentencePiece model, and the configuration with the special tokens that the model names."""
     model = spm.read(path)
     build = fam.FAMILIES[key].spm or fam.generic
-    if build is not fam.generic and (model.model_type == spm.BPE) != (key in ("llama", "gemma")):
+    if build is not fam.generic and (model.model_type == spm.BPE) != (key in ("llama", "gemma", "nllb")):
         build = fam.generic
     marked = [piece.text for piece in model.pieces if piece.kind == spm.CONTROL]
     backend = build(model, config)
@@ -186,14 +189,51 @@ def _from_spm(path: Path, key: str, config: dict[str, Any]) -> tuple[Backend, di
     user = [piece.text for piece in model.pieces if piece.kind == spm.USER_DEFINED]
     backend.add_tokens([added(token, normalized=False) for token in user])
     backend.add_special_tokens([added(token, normalized=False, special=True) for token in marked if backend.token_to_id(token) is not None])
+    return backend, {"additional_special_tokens": _extra_tokens(key, config), **config}
+
+
+def _extra_tokens(key: str, config: dict[str, Any]) -> list[str]:
+    """The special tokens without a name that a kind of tokenizer has where its files list none."""
     if key == "t5":
-        extra = [f"<extra_id_{i}>" for i in range(int(config.get("extra_ids", 100)))]
-        config = {"additional_special_tokens": extra, **config}
-    return backend, config
+        return [f"<extra_id_{index}>" for index in range(int(config.get("extra_ids", 100)))]
+    if key == "pegasus":
+        sentence = config.get("mask_token_sent")
+        return ([content(sentence)] if sentence else []) + [f"<unk_{index}>" for index in range(2, int(config.get("offset", 103)))]
+    kind = languages.LAYOUTS.get(fam.FAMILIES[key].name)
+    return list(kind.codes) if kind else []
 
 
 def _marian(source: Source, config: dict[str, Any]) -> Tokenizer:
     """Marian: one vocabulary, and a SentencePiece model for each language."""
+    ids, special, unk, eos = _vocabulary(source, config)
+    paths = {side: source.require(f"{side}.spm") for side in ("source", "target")}
+    encoders = {side: spm.marian(ids, spm.read(path), special, unk, eos) for side, path in paths.items()}
+    files = [*paths.values(), source.require("vocab.json")]
+    return Tokenizer(spm.marian_words(ids, special, unk), name_or_path=source.name, encoders=encoders, files=files, **config)
+
+
+def _m2m100(source: Source, config: dict[str, Any]) -> Tokenizer:
+    """M2M-100: the pieces of a SentencePiece model have the ids of ``vocab.json``; languages follow them."""
+    ids, special, unk, _ = _vocabulary(source, config)
+    kind = languages.layout({"tokenizer_class": "M2M100Tokenizer", **config}) or languages.LAYOUTS["M2M100Tokenizer"]
+    codes = [kind.spelling.format(code) for code in kind.codes]
+    ids |= {code: len(ids) + place for place, code in enumerate(codes)}
+    path = source.require("sentencepiece.bpe.model")
+    encoder = spm.m2m100(ids, spm.read(path), [*special, *codes], unk)
+    config = {"additional_special_tokens": codes, **config}
+    words = spm.m2m100_words(ids, [*special, *codes], unk)
+    files = [path, source.require("vocab.json")]
+    tokenizer = Tokenizer(words, name_or_path=source.name, encoders={"source": encoder, "target": encoder}, files=files, **config)
+    tokenizer.mark_language(encoder, "source")
+    return tokenizer
+
+
+def _vocabulary(source: Source, config: dict[str, Any]) -> tuple[dict[str, int], list[str], str, str]:
+    """The ids of ``vocab.json``, and of the special tokens all that it has, the unknown one and the last one.
+
+    Raises:
+        FormatError: it maps no tokens to ids, or lacks one of the two.
+    """
     vocab = _json(source, "vocab.json", required=True)
     ids: dict[str, int] = {token: index for token, index in vocab.items() if isinstance(index, int) and index >= 0}
     if not ids or len(ids) < len(vocab):
@@ -202,11 +242,7 @@ def _marian(source: Source, config: dict[str, Any]) -> Tokenizer:
     unk, eos = content(config["unk_token"]), content(config["eos_token"])
     if missing := [token for token in (unk, eos) if token not in ids]:
         raise FormatError(say(f"vocab.json lacks {missing[0]}.", f"vocab.json에 {missing[0]}이(가) 없습니다."))
-    special = [token for token in special if token in ids]
-    paths = {side: source.require(f"{side}.spm") for side in ("source", "target")}
-    encoders = {side: spm.marian(ids, spm.read(path), special, unk, eos) for side, path in paths.items()}
-    files = [*paths.values(), source.require("vocab.json")]
-    return Tokenizer(spm.marian_words(ids, special, unk), name_or_path=source.name, encoders=encoders, files=files, **config)
+    return ids, [token for token in special if token in ids], unk, eos
 
 
 def _finish(
@@ -226,6 +262,7 @@ def _finish(
     lacking += [added(token, special=True, normalized=False) for token in tokens if content(token) not in known]
     for token in lacking:
         tokenizer.add_tokens(added(token))
+    tokenizer.mark_language(backend, "source")
     if "add_bos_token" in overrides or "add_eos_token" in overrides:
         wants = {kind: bool({**config, **overrides}.get(f"add_{kind}_token")) for kind in ("bos", "eos")}
         fam.with_bos_eos(backend, tokenizer.bos_token if wants["bos"] else None, tokenizer.eos_token if wants["eos"] else None)

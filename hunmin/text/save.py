@@ -54,6 +54,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> tuple[str, ...]:
             shutil.copyfile(file, folder / file.name)
         written.append(folder / file.name)
     if not tokenizer.files:
+        tokenizer.mark_language(tokenizer.backend_tokenizer, "source")
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         write("tokenizer.json", _json(state | {"padding": None, "truncation": None}))  # settings of a call, not of the tokenizer
     return tuple(str(path) for path in written)

@@ -123,11 +123,33 @@ def merges(vocab: Mapping[str, int]) -> list[tuple[str, str]]:
     return [(left, right) for *_, left, right in sorted(found, key=lambda merge: (merge[0], merge[1], len(merge[5]), merge[2], merge[3]))]
 
 
-def charsmap(model: SentencePiece) -> list[Any]:
-    """The model's own normalization, or nothing."""
+def charsmap(model: SentencePiece, composed: bool = False) -> list[Any]:
+    """The model's own normalization, or nothing.
+
+    ``composed`` puts NFC before it: the Rust normalizer does not compose Hangul from jamo as SentencePiece does.
+    """
     from tokenizers import normalizers
 
-    return [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    own = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    return [normalizers.NFC(), *own] if own and composed else own
+
+
+def cleaning(model: SentencePiece) -> list[Any]:
+    """The model's own normalization, then no space at either end and never two in a row, as SentencePiece does it."""
+    from tokenizers import Regex, normalizers
+
+    ends, runs = normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")
+    return [*charsmap(model, composed=True), ends, runs]
+
+
+def spaced(backend: Backend, prefix: bool = True) -> Backend:
+    """Let only spaces part words, not other white space; with ``prefix`` the first word gets one as well."""
+    from tokenizers import decoders, pre_tokenizers
+
+    scheme = "always" if prefix else "never"
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)  # pyright: ignore[reportAttributeAccessIssue]
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)  # pyright: ignore[reportAttributeAccessIssue]
+    return backend
 
 
 def unigram(
@@ -164,13 +186,38 @@ def bpe(model: SentencePiece, prefix: str) -> Backend:
     return backend
 
 
+def word_bpe(ids: Mapping[str, int], model: SentencePiece, unk: str, normalizer: list[Any]) -> Backend:
+    """BPE within words and without byte fallback, with the merges of ``model`` and the ids of ``ids``.
+
+    A piece that ``ids`` lacks gets an id past its end, since other pieces may be merged from it.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, normalizers
+
+    pieces = {piece.text: index for index, piece in enumerate(model.pieces) if piece.kind == NORMAL}
+    end = max(ids.values()) + 1
+    vocab = {**ids, **{piece: end + place for place, piece in enumerate(piece for piece in pieces if piece not in ids)}}
+    backend = Backend(models.BPE(vocab=vocab, merges=merges(pieces), unk_token=unk, fuse_unk=True))
+    backend.normalizer = normalizers.Sequence(normalizer)
+    return spaced(backend)
+
+
+def m2m100(ids: Mapping[str, int], model: SentencePiece, special: list[str], unk: str) -> Backend:
+    """The encoder of M2M-100: the pieces of the model, the ids of ``vocab.json``."""
+    from tokenizers import AddedToken
+
+    backend = word_bpe(ids, model, unk, cleaning(model))
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    return backend
+
+
 def marian(ids: dict[str, int], model: SentencePiece, special: list[str], unk: str, eos: str) -> Backend:
     """The encoder of one language of a Marian pair.
 
     The ids come from the shared ``vocab.json``. A token that this language's model lacks stands there under a name that no text can match;
     a piece that ``vocab.json`` lacks gets an id past its end, which the tokenizer turns into ``unk``.
     """
-    from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
+    from tokenizers import AddedToken, processors
 
     codes = [token for token in ids if token.startswith(">>") and token.endswith("<<")]  # the wanted language, ">>fra<<"
     scores = {piece.text: piece.score for piece in model.pieces if piece.kind == NORMAL} | dict.fromkeys((*special, *codes), 0.0)
@@ -179,24 +226,41 @@ def marian(ids: dict[str, int], model: SentencePiece, special: list[str], unk: s
         if token in scores:
             vocab[index] = (token, scores[token])
     vocab += [(token, score) for token, score in scores.items() if token not in ids]
-    # NFC first where text is normalized at all: the Rust normalizer does not compose Hangul from jamo as SentencePiece does.
-    composed = [normalizers.NFC(), *charsmap(model)] if model.charsmap else []
-    spaces = [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
-    backend = unigram(vocab, ids[unk], [*composed, *spaces])
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")  # only spaces part words
+    backend = spaced(unigram(vocab, ids[unk], cleaning(model)))
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
     backend.add_tokens([AddedToken(token, normalized=False) for token in codes])
     backend.post_processor = processors.TemplateProcessing(single=f"$A {eos}", pair=f"$A $B {eos}", special_tokens=[(eos, ids[eos])])
     return backend
 
 
-def marian_words(ids: dict[str, int], special: list[str], unk: str) -> Backend:
-    """The shared vocabulary of a Marian pair, which decodes both languages."""
-    from tokenizers import AddedToken, Regex, decoders, models
+def _words(ids: dict[str, int], special: list[str], unk: str) -> Backend:
+    """A vocabulary that decodes what other tokenizers encode."""
+    from tokenizers import AddedToken, models
     from tokenizers import Tokenizer as Backend
 
     backend = Backend(models.WordLevel(ids, unk))
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    return backend
+
+
+def m2m100_words(ids: dict[str, int], special: list[str], unk: str) -> Backend:
+    """The vocabulary of M2M-100; text after a special token starts without a space, as at the start of a text."""
+    import re
+
+    from tokenizers import Regex, decoders
+
+    backend = _words(ids, special, unk)
+    after = "|".join(re.escape(token) for token in special)
+    steps = [decoders.Replace(SPACE, " "), decoders.Fuse(), decoders.Replace(Regex(f"(?<={after}) |^ +| +$"), "")]
+    backend.decoder = decoders.Sequence(steps)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    return backend
+
+
+def marian_words(ids: dict[str, int], special: list[str], unk: str) -> Backend:
+    """The shared vocabulary of a Marian pair, which decodes both languages."""
+    from tokenizers import Regex, decoders
+
+    backend = _words(ids, special, unk)
     spaced = [decoders.Replace(token, f"{token} ") for token in special]
     single = [decoders.Replace(f"{token}  ", f"{token} ") for token in special]
     steps = [*spaced, decoders.Replace(SPACE, " "), decoders.Fuse(), *single, decoders.Replace(Regex("^ +| +$"), "")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hunmin.errors import InputError, logger, say
 from hunmin.text.batch import BatchEncoding, plain
 from hunmin.text.chat import ChatTemplates
-from hunmin.text.decoding import Decoding
+from hunmin.text.languages import Languages
 from hunmin.text.options import SIDES, Options, batch, choose, options
 from hunmin.text.special import EXTRA, NAMES, content
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
-# Padding and truncation are settings of the Rust object, so setting them and encoding are one step for every thread.
+# Padding, truncation and the language's token are settings of the Rust object, so setting them and encoding are one step for every thread.
 _LOCK = threading.Lock()
 
 
-class Tokenizer(ChatTemplates, Decoding):
+class Tokenizer(ChatTemplates, Languages):
     """Text to token ids and back.
 
     Made by ``AutoTokenizer.from_pretrained(...)`` or around a ``tokenizers.Tokenizer`` of your own:
@@ -124,7 +124,8 @@ class Tokenizer(ChatTemplates, Decoding):
         Args:
             text: a str, a list of str, a list of pairs, or with ``is_split_into_words`` a list of words (or a list of those).
             text_pair: the second text, or a list of as many.
-            text_target: the wanted output; its ids become ``labels`` (Marian encodes it with the model of the target language).
+            text_target: the wanted output; its ids become ``labels`` (Marian encodes it with the model of the target
+                language; mBART, NLLB and M2M-100 mark it with ``tgt_lang``).
             padding: False, True or ``"longest"``, ``"max_length"``; letter case does not matter.
             truncation: False, True or ``"longest_first"``, ``"only_first"``, ``"only_second"``.
             max_length: length in tokens, special tokens included; the model's own when absent.
@@ -142,7 +143,7 @@ class Tokenizer(ChatTemplates, Decoding):
 
         def encode(first: Any, second: Any, side: str) -> BatchEncoding:
             rows, many = batch(first, second, is_split_into_words)
-            encodings = self._encode(self.encoders.get(side, self.backend_tokenizer), rows, how, add_special_tokens, is_split_into_words)
+            encodings = self._encode(side, rows, how, add_special_tokens, is_split_into_words)
             if verbose and max_length is None:
                 self._warn_if_long(encodings)
             return self._collect(encodings, keys, return_overflowing_tokens, many, return_tensors)
@@ -217,8 +218,10 @@ class Tokenizer(ChatTemplates, Decoding):
             )
         return how
 
-    def _encode(self, backend: Backend, rows: list[Any], how: Options, special: bool, split: bool) -> list[Encoding]:
+    def _encode(self, side: str, rows: list[Any], how: Options, special: bool, split: bool) -> list[Encoding]:
+        backend = self.encoders.get(side, self.backend_tokenizer)
         with _LOCK:
+            self.mark_language(backend, side)
             try:
                 if how.truncation == "do_not_truncate" or how.max_length is None:
                     backend.no_truncation()
@@ -323,6 +326,22 @@ class Tokenizer(ChatTemplates, Decoding):
         )
 
     # Making and keeping
+
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """Add tokens (str, ``AddedToken`` or a list of them) to the end of the vocabulary; returns how many were new.
+
+        Raises:
+            InputError: not text, or new to a tokenizer whose vocabulary is fixed (Marian, M2M-100: pieces and ids are in separate files).
+        """
+        tokens: list[Any] = list(new_tokens) if isinstance(new_tokens, (list, tuple)) else [new_tokens]
+        if self.encoders and any(self.backend_tokenizer.token_to_id(content(token)) is None for token in tokens):
+            raise InputError(
+                say(
+                    "This tokenizer takes no new tokens: its pieces and its ids are in separate files.",
+                    "이 토크나이저에는 토큰을 추가할 수 없습니다: 조각과 번호가 서로 다른 파일에 있습니다.",
+                )
+            )
+        return super().add_tokens(tokens, special_tokens)
 
     def train_new_from_iterator(
         self,
