@@ -139,11 +139,19 @@ class PreTrainedModel(Model):
             batch.encoder = Tokens(place, input_ids, token_type_ids, inputs_embeds)
         if self.decoder is not None:
             if self.both and decoder_input_ids is None and decoder_inputs_embeds is None:
-                decoder_input_ids = self.shift_right(labels if labels is not None and self.task == "Seq2SeqLM" else input_ids)
-                decoder_where = where if labels is None and where is not None else decoder_where
+                taught = labels is not None and self.task == "Seq2SeqLM"
+                decoder_where = decoder_where if taught else where
+                decoder_input_ids = self.shift_right(labels if taught else input_ids, decoder_where)
             ids, embeds = (decoder_input_ids, decoder_inputs_embeds) if self.both else (input_ids, inputs_embeds)
             mask, at = (decoder_attention_mask, decoder_where) if self.both else (attention_mask, where)
             at = _place(ids, embeds, mask, None if self.both else position_ids, cache, at)
+            if batch.encoder is not None and cache is None and _segments(batch.encoder.at) != _segments(at):
+                raise InputError(
+                    say(
+                        "A packed encoder input needs decoder_where with as many sequences.",
+                        "패킹된 인코더 입력에는 같은 수의 시퀀스를 담은 decoder_where가 필요합니다.",
+                    )
+                )
             batch.decoder = Tokens(at, ids, None if self.both else token_type_ids, embeds)
         states = output_hidden_states if output_hidden_states is not None else bool(self.config.output_hidden_states)
         attentions = output_attentions if output_attentions is not None else bool(self.config.output_attentions)
@@ -151,10 +159,15 @@ class PreTrainedModel(Model):
         out = self._output(batch, result, cache, labels, (start_positions, end_positions), states, attentions)
         return out if return_dict is not False else out.to_tuple()
 
-    def shift_right(self, ids: Tensor | None) -> Tensor:
-        """Decoder input ``(B, N)`` for teacher forcing: the start token, then ``ids`` without the last; left-out labels become padding."""
+    def shift_right(self, ids: Tensor | None, where: Where | None = None) -> Tensor:
+        """Decoder input ``(B, N)`` for teacher forcing: the start token, then ``ids`` without the last; left-out labels become padding.
+
+        In a row that ``where`` says is packed every sequence is shifted alone.
+        """
         if ids is None:
             raise InputError(say("The decoder needs decoder_input_ids or labels.", "디코더에 decoder_input_ids나 labels가 필요합니다."))
+        if where is not None and where.kind == "packed":
+            return torch.cat([self.shift_right(ids[:, part]) for part, _ in where.parts()], 1)
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
         first = torch.full_like(ids[:, :1], start if start is not None else pad)
         if architecture(self.config.model_type).wraps:
@@ -180,7 +193,8 @@ class PreTrainedModel(Model):
         elif out is not None and self.task == "QuestionAnswering":
             start, end = out[..., 0], out[..., 1]
             if positions[0] is not None and positions[1] is not None:
-                loss = _fitting(span_loss, start, end, positions[0], positions[1])
+                read = batch.encoder or batch.decoder
+                loss = _fitting(span_loss, start, end, *positions, read.at if read is not None else None)
             heads = {"loss": loss, "start_logits": start, "end_logits": end}
         elif out is not None:
             out = out.squeeze(-1) if self.task == "PreTraining" else out
@@ -276,6 +290,11 @@ def _fitting(loss: Callable[..., Tensor], *values: Any) -> Tensor:
         raise InputError(
             say(f"The labels do not fit the model's output: {cause}", f"labels가 모델의 출력과 맞지 않습니다: {cause}")
         ) from error
+
+
+def _segments(at: Where) -> int:
+    """How many sequences a packed row holds; 0 for rows that hold one each."""
+    return len(at.lengths) if at.kind == "packed" else 0
 
 
 def _resized(old: Tensor, rows: int) -> nn.Parameter:

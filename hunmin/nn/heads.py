@@ -80,17 +80,27 @@ class Classifier(nn.Module):
         if self.pool == "all":
             return x
         if self.pool == "end":
-            if ids is None or self.end is None or not bool((ids == self.end).any(-1).all()):
-                raise InputError(
-                    say(
-                        "This classifier reads the end-of-sequence token, and a sequence has none. Tokenize with add_special_tokens=True.",
-                        "이 분류기는 문장 끝 토큰을 읽는데, 끝 토큰이 없는 입력이 있습니다. add_special_tokens=True로 토큰화하세요.",
-                    )
-                )
-            column = ids.shape[1] - 1 - (ids == self.end).long().flip(-1).argmax(-1)
-            return x[torch.arange(len(ids), device=x.device), column]
+            return x[self._ends(at, ids)]
         first, last = at.first_and_last()
         return x[first if self.pool == "first" else last]
+
+    def _ends(self, at: Where, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(row, column) of the last end-of-sequence token of every sequence."""
+        if ids is not None and self.end is not None:
+            column = torch.arange(ids.shape[1], device=ids.device).masked_fill(ids != self.end, -1)
+            if at.kind == "packed":
+                last = column.new_full((len(at.lengths),), -1).scatter_reduce(0, at.segment[0], column[0], "amax")
+                rows = torch.zeros_like(last)
+            else:
+                last, rows = column.amax(-1), torch.arange(len(ids), device=ids.device)
+            if bool((last >= 0).all()):
+                return rows, last
+        raise InputError(
+            say(
+                "This classifier reads the end-of-sequence token, and a sequence has none. Tokenize with add_special_tokens=True.",
+                "이 분류기는 문장 끝 토큰을 읽는데, 끝 토큰이 없는 입력이 있습니다. add_special_tokens=True로 토큰화하세요.",
+            )
+        )
 
 
 class Pooler(nn.Module):

@@ -7,8 +7,10 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from hunmin.errors import InputError, say
+from hunmin.nn.where import Where
 
 IGNORE = -100
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -54,14 +56,29 @@ def classification_loss(logits: Tensor, labels: Tensor, problem: Problem | None)
     return F.cross_entropy(logits.view(-1, count), labels.view(-1))
 
 
-def span_loss(start: Tensor, end: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
-    """Mean cross-entropy of first and last token of an answer: logits ``(B, N)``, positions ``(B,)``; positions past N are left out."""
-    limit = start.shape[-1]
+def span_loss(start: Tensor, end: Tensor, starts: Tensor, ends: Tensor, at: Where | None = None) -> Tensor:
+    """Mean cross-entropy of first and last token of an answer: logits ``(B, N)``, positions ``(B,)`` in each sequence.
+
+    With ``at``, padding is no candidate, and the logits ``(1, N)`` of a packed row are those of its sequences. Positions outside of the
+    sequence are left out.
+    """
 
     def one(logits: Tensor, positions: Tensor) -> Tensor:
-        return F.cross_entropy(logits, positions.view(-1).to(logits.device).clamp(0, limit), ignore_index=limit)
+        if at is not None and at.kind == "packed":
+            logits = pad_sequence(list(logits[0].split(at.lengths)), batch_first=True, padding_value=float("-inf"))
+        elif at is not None:
+            logits = logits.masked_fill(at.segment < 0, float("-inf"))
+        positions, width = positions.view(-1).to(logits.device), logits.shape[-1]
+        score = logits.gather(1, positions.clamp(0, width - 1)[:, None])[:, 0]
+        outside = (positions < 0) | (positions >= width) | score.isneginf()
+        return F.cross_entropy(logits, positions.masked_fill(outside, IGNORE), ignore_index=IGNORE)
 
     return (one(start, starts) + one(end, ends)) / 2
+
+
+def multiple_choice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the choices of each question: scores ``(B * K,)`` or ``(B, K)``, the right choice ``(B,)``."""
+    return F.cross_entropy(logits.reshape(len(labels), -1), labels.to(logits.device))
 
 
 def replaced_token_loss(logits: Tensor, labels: Tensor, segment: Tensor) -> Tensor:

@@ -61,6 +61,11 @@ class Where:
     def shape(self) -> torch.Size:
         return self.position.shape
 
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Where:
+        """The same places on another device, as loops over batches move everything."""
+        segment, position = (t.to(device, non_blocking=non_blocking) for t in (self.segment, self.position))
+        return Where(segment, position, self.kind, self.end, self.lengths)
+
     def memo(self, key: Any, make: Callable[[], T]) -> T:
         """``make()``, once for this object: masks, rotations and biases are the same in every layer of a forward pass."""
         if key not in self._memo:
