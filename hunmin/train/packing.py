@@ -35,7 +35,7 @@ def pack(dataset: Any, length: int, strategy: Strategy = "best_fit", buffer: int
     Raises:
         InputError: an unknown strategy, a length below one, or labels that belong to whole texts.
     """
-    if strategy not in get_args(Strategy) or length < 1 or buffer < 1:
+    if str(strategy) not in get_args(Strategy) or length < 1 or buffer < 1:
         raise InputError(
             say(
                 f"pack needs a length and a buffer above 0 and a strategy of {', '.join(get_args(Strategy))}, not {strategy!r}.",
@@ -45,10 +45,8 @@ def pack(dataset: Any, length: int, strategy: Strategy = "best_fit", buffer: int
     if hasattr(dataset, "column_names") and hasattr(dataset, "map"):
         columns = dataset.column_names or list(next(iter(dataset), {}))
 
-        chosen: Strategy = strategy
-
         def packed(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-            rows = pack_rows(as_rows(batch), length, chosen)
+            rows = pack_rows(as_rows(batch), length, strategy)
             return {key: [row[key] for row in rows] for key in rows[0]} if rows else {"input_ids": [], "lengths": []}
 
         return dataset.map(packed, batched=True, batch_size=buffer, remove_columns=columns)

@@ -189,7 +189,7 @@ def pad(
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0), "special_tokens_mask": 1}
     right = tokenizer.padding_side == "right"
 
-    def block(key: str, values: list[list[Any]], length: int | None = None) -> Tensor:
+    def block(key: str, values: list[list[Any]], right: bool, length: int | None = None) -> Tensor:
         size = _rounded(max([length or 0, *map(len, values)]), multiple)
         value = IGNORE if key == "labels" else fill.get(key, 0)
         if value is None and any(len(row) < size for row in values):
@@ -209,9 +209,9 @@ def pad(
         if len(values) < len(rows) or key in ("lengths", "word_ids", "offset_mapping"):
             continue
         if all(per_token(key, row[key], len(row["input_ids"]), labels) for row in rows):
-            out[key] = block(key, values, length)
+            out[key] = block(key, values, right, length)
         elif labels == "decoder" and key in DECODER:
-            out[key] = block(key, values)
+            out[key] = block(key, values, True)  # a decoder begins with its start token
         else:
             out[key] = tensor(key, values)
     if not right:  # what stands in front of a row moves the positions in it
