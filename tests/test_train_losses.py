@@ -25,7 +25,7 @@ HALF = tensor([[0.0, LN(3)]])  # probabilities 1/4 and 3/4
 
 
 def near(got: Tensor | float, want: float) -> None:
-    assert float(got) == pytest.approx(want, rel=1e-5, abs=1e-7)
+    assert float(torch.as_tensor(got).detach()) == pytest.approx(want, rel=1e-5, abs=1e-7)
 
 
 # ---------------------------------------------------------------- by hand

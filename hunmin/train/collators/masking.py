@@ -94,7 +94,7 @@ class DataCollatorForLanguageModeling:
         tokenizer: knows the special tokens, which are never masked.
         mlm: masked; otherwise labels are the ids, and -100 for padding.
         whole_word_mask: choose words, by ``word_ids`` of the row or the marks of the vocabulary (``##``, ``Ġ``, ``▁``).
-        mlm_probability: the share of tokens to predict; at least one a batch.
+        mlm_probability: the share of tokens to predict; at least one token or word a batch.
         mask_replace_prob: the share of those that becomes the mask token.
         random_replace_prob: the share that becomes another ordinary token; the rest stays as it is.
         seed: own random numbers; otherwise those of ``set_seed``.
@@ -140,9 +140,10 @@ class DataCollatorForLanguageModeling:
         words = self._words if self.whole_word_mask else None
         chosen = [choose(row, s, self.mlm_probability, words, chance) for row, s in zip(rows, special, strict=True)]
         if not any(c.any() for c in chosen):  # nothing to predict would be a mean over nothing
-            free = [(c, int(j)) for c, s in zip(chosen, special, strict=True) for j in np.flatnonzero(~s)]
-            for flags, j in [free[int(chance.integers(len(free)))]] if free else []:
-                flags[j] = True
+            free = [(i, int(j)) for i, s in enumerate(special) for j in np.flatnonzero(~s)]
+            for i, j in [free[int(chance.integers(len(free)))]] if free else []:
+                word = words(rows[i], special[i]) if words else np.arange(len(special[i]))
+                chosen[i] = word == word[j]
         return finish(self, [self._masked(row, c, chance) for row, c in zip(rows, chosen, strict=True)], "token")
 
     def _special(self, row: Row) -> Flags:
