@@ -20,6 +20,7 @@ from hunmin.errors import InputError, say
 Array = np.ndarray[Any, Any]
 Scores = dict[str, float]
 IGNORE = -100
+SCHEMES = ("IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU")  # ways to write entities as tags, by seqeval's names
 AVERAGES = ("binary", "micro", "macro", "weighted")
 
 
@@ -193,6 +194,9 @@ def seqeval(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[
         raise InputError(say("seqeval needs a predicted tag for every tag.", "seqeval에는 태그마다 예측이 필요합니다."))
     options: dict[str, Any] = {"zero_division": 0}
     if scheme is not None:
+        if scheme not in SCHEMES:
+            known = ", ".join(SCHEMES)
+            raise InputError(say(f"Scheme {scheme!r} is none of {known}.", f"scheme {scheme!r}은(는) {known} 가운데 없습니다."))
         options |= {"mode": "strict", "scheme": getattr(_library("seqeval.scheme", "seqeval"), scheme)}
     report = found.classification_report(true, said, output_dict=True, **options)
     out = {f"overall_{name}": float(report["micro avg"][key]) for name, key in (("precision",) * 2, ("recall",) * 2, ("f1", "f1-score"))}
