@@ -50,7 +50,8 @@ class Interleaved(IterableDataset[Any]):
     def __init__(
         self, datasets: Sequence[Iterable[Any]], probabilities: Sequence[float] | None, seed: int | None, stopping: Stopping
     ) -> None:
-        self.datasets, self.probabilities, self.seed, self.stopping = list(datasets), probabilities, seed, stopping
+        self.datasets, self.probabilities, self.seed = list(datasets), probabilities, seed
+        self.stopping: Stopping = stopping
 
     def __iter__(self) -> Iterator[Any]:
         streams, ended = [iter(dataset) for dataset in self.datasets], set[int]()

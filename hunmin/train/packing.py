@@ -35,7 +35,7 @@ def pack(dataset: Any, length: int, strategy: Strategy = "best_fit", buffer: int
     Raises:
         InputError: an unknown strategy, a length below one, or labels that belong to whole texts.
     """
-    if str(strategy) not in get_args(Strategy) or length < 1 or buffer < 1:
+    if strategy not in get_args(Strategy) or length < 1 or buffer < 1:
         raise InputError(
             say(
                 f"pack needs a length and a buffer above 0 and a strategy of {', '.join(get_args(Strategy))}, not {strategy!r}.",
@@ -57,7 +57,8 @@ class Packed(IterableDataset[Row]):
     """The rows of :func:`pack`, made while somebody goes through them."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], length: int, strategy: Strategy, buffer: int) -> None:
-        self.rows, self.length, self.strategy, self.buffer = rows, length, strategy, buffer
+        self.rows, self.length, self.buffer = rows, length, buffer
+        self.strategy: Strategy = strategy
 
     def __iter__(self) -> Iterator[Row]:
         rows = iter(self.rows)
