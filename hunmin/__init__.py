@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hunmin.auto import AutoModel as AutoModel
     from hunmin.auto import AutoModelForCausalLM as AutoModelForCausalLM
     from hunmin.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
+    from hunmin.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
     from hunmin.auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
     from hunmin.auto import AutoModelForPreTraining as AutoModelForPreTraining
     from hunmin.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
@@ -35,16 +36,27 @@ if TYPE_CHECKING:
     from hunmin.text import AutoTokenizer as AutoTokenizer
     from hunmin.text import BatchEncoding as BatchEncoding
     from hunmin.text import Tokenizer as Tokenizer
+    from hunmin.train.collators import DataCollatorForLanguageModeling as DataCollatorForLanguageModeling
+    from hunmin.train.collators import DataCollatorForMultipleChoice as DataCollatorForMultipleChoice
+    from hunmin.train.collators import DataCollatorForSeq2Seq as DataCollatorForSeq2Seq
+    from hunmin.train.collators import DataCollatorForTokenClassification as DataCollatorForTokenClassification
+    from hunmin.train.collators import DataCollatorForWholeWordMask as DataCollatorForWholeWordMask
+    from hunmin.train.collators import DataCollatorWithFlattening as DataCollatorWithFlattening
+    from hunmin.train.collators import DataCollatorWithPadding as DataCollatorWithPadding
+    from hunmin.train.collators import default_data_collator as default_data_collator
 
 _NAMES = {
-    "hunmin.auto": "AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForNextSentencePrediction "
-    "AutoModelForPreTraining AutoModelForQuestionAnswering AutoModelForSeq2SeqLM AutoModelForSequenceClassification "
-    "AutoModelForTokenClassification",
+    "hunmin.auto": "AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForMultipleChoice "
+    "AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering AutoModelForSeq2SeqLM "
+    "AutoModelForSequenceClassification AutoModelForTokenClassification",
     "hunmin.errors": "ConfigError FormatError HunminError InputError SourceError",
     "hunmin.generate": "GenerationConfig TextIteratorStreamer TextStreamer set_seed",
     "hunmin.model": "PreTrainedModel",
     "hunmin.pipelines": "pipeline",
     "hunmin.text": "AutoTokenizer BatchEncoding Tokenizer",
+    "hunmin.train.collators": "DataCollatorForLanguageModeling DataCollatorForMultipleChoice DataCollatorForSeq2Seq "
+    "DataCollatorForTokenClassification DataCollatorForWholeWordMask DataCollatorWithFlattening DataCollatorWithPadding "
+    "default_data_collator",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 # How the class names of Transformers end or, with a task, what they contain. Only these load torch to find out whether they exist.

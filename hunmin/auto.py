@@ -258,6 +258,12 @@ class AutoModelForNextSentencePrediction(AutoModel):
     task = "NextSentencePrediction"
 
 
+class AutoModelForMultipleChoice(AutoModel):
+    """Scores of the choices ``(B, K)`` for input ``(B, K, N)``."""
+
+    task = "MultipleChoice"
+
+
 @cache
 def by_name(name: str) -> type[Any]:
     """The class that users know under ``name`` (BertForMaskedLM, GPT2LMHeadModel, BertConfig, BertTokenizerFast).

@@ -17,7 +17,7 @@ from hunmin.hub.names import Names
 from hunmin.hub.tensors import write_tensors
 from hunmin.nn.attention import Trace
 from hunmin.nn.cache import Cache
-from hunmin.nn.losses import IGNORE, classification_loss, next_token_loss, replaced_token_loss, span_loss, token_loss
+from hunmin.nn.losses import IGNORE, classification_loss, multiple_choice_loss, next_token_loss, replaced_token_loss, span_loss, token_loss
 from hunmin.nn.model import Batch, Model, Result, Tokens
 from hunmin.nn.where import Where
 from hunmin.output import Output
@@ -127,6 +127,8 @@ class PreTrainedModel(Model):
         ``where`` replaces mask and positions, e.g. ``Where.packed([5, 9])`` for two sequences in one row without padding.
         Raises InputError for ids outside the vocabulary, empty input, and sequences longer than the model's positions.
         """
+        if questions := self._questions(input_ids, labels):
+            input_ids, attention_mask, token_type_ids = (_sequences(t) for t in (input_ids, attention_mask, token_type_ids))
         cache = past_key_values if past_key_values is not None else Cache() if use_cache and self.decoder is not None else None
         batch = Batch(keep=logits_to_keep)
         if self.encoder is not None:
@@ -145,19 +147,22 @@ class PreTrainedModel(Model):
             ids, embeds = (decoder_input_ids, decoder_inputs_embeds) if self.both else (input_ids, inputs_embeds)
             mask, at = (decoder_attention_mask, decoder_where) if self.both else (attention_mask, where)
             at = _place(ids, embeds, mask, None if self.both else position_ids, cache, at)
-            if batch.encoder is not None and cache is None and _segments(batch.encoder.at) != _segments(at):
-                raise InputError(
-                    say(
-                        "A packed encoder input needs decoder_where with as many sequences.",
-                        "패킹된 인코더 입력에는 같은 수의 시퀀스를 담은 decoder_where가 필요합니다.",
-                    )
-                )
+            if batch.encoder is not None and cache is None:
+                _check_packing(batch.encoder.at, at)
             batch.decoder = Tokens(at, ids, None if self.both else token_type_ids, embeds)
         states = output_hidden_states if output_hidden_states is not None else bool(self.config.output_hidden_states)
         attentions = output_attentions if output_attentions is not None else bool(self.config.output_attentions)
         result = self.run(batch, cache, states=states, weights=attentions)
         out = self._output(batch, result, cache, labels, (start_positions, end_positions), states, attentions)
+        if questions:
+            out.logits = out.logits.unflatten(0, (questions, -1))
         return out if return_dict is not False else out.to_tuple()
+
+    def _questions(self, ids: Tensor | None, labels: Tensor | None) -> int:
+        """How many questions a batch of multiple choice asks; 0 in other tasks. Their choices are ``(B, K, N)``, or sequences packed in a row."""
+        if self.task != "MultipleChoice":
+            return 0
+        return len(labels) if labels is not None else len(ids) if ids is not None and ids.ndim == 3 else 1
 
     def shift_right(self, ids: Tensor | None, where: Where | None = None) -> Tensor:
         """Decoder input ``(B, N)`` for teacher forcing: the start token, then ``ids`` without the last; left-out labels become padding.
@@ -197,7 +202,7 @@ class PreTrainedModel(Model):
                 loss = _fitting(span_loss, start, end, *positions, read.at if read is not None else None)
             heads = {"loss": loss, "start_logits": start, "end_logits": end}
         elif out is not None:
-            out = out.squeeze(-1) if self.task == "PreTraining" else out
+            out = out.squeeze(-1) if self.task in ("PreTraining", "MultipleChoice") else out
             heads = {"loss": _fitting(self._loss, out, labels, batch) if labels is not None else None, "logits": out}
 
         def seen(trace: Trace) -> tuple[Any, Any, Any]:
@@ -230,6 +235,8 @@ class PreTrainedModel(Model):
                 return token_loss(logits, labels)
             case "PreTraining":
                 return replaced_token_loss(logits, labels, tokens.at.segment)
+            case "MultipleChoice":
+                return multiple_choice_loss(logits, labels)
             case _:
                 return classification_loss(logits, labels, self.config.problem_type)
 
@@ -292,9 +299,20 @@ def _fitting(loss: Callable[..., Tensor], *values: Any) -> Tensor:
         ) from error
 
 
-def _segments(at: Where) -> int:
-    """How many sequences a packed row holds; 0 for rows that hold one each."""
-    return len(at.lengths) if at.kind == "packed" else 0
+def _sequences(t: Tensor | None) -> Tensor | None:
+    """``(B, K, N)`` as ``(B * K, N)``."""
+    return t.flatten(0, 1) if t is not None and t.ndim == 3 else t
+
+
+def _check_packing(encoder: Where, decoder: Where) -> None:
+    """Raises InputError unless both rows are packed with as many sequences, or neither is packed."""
+    if (encoder.kind == "packed" or decoder.kind == "packed") and len(encoder.lengths) != len(decoder.lengths):
+        raise InputError(
+            say(
+                "A packed encoder input needs decoder_where with as many sequences, and the other way round.",
+                "패킹된 인코더 입력에는 같은 수의 시퀀스를 담은 decoder_where가 필요하고, 그 반대도 같습니다.",
+            )
+        )
 
 
 def _resized(old: Tensor, rows: int) -> nn.Parameter:

@@ -64,16 +64,23 @@ def classifier(
     act: str = "tanh",
     in_body: bool = False,
     dropout: Callable[[Config], tuple[float, float]] = lambda c: (0.0, dropout_of(c)),
+    name: str = "{}ForSequenceClassification",
+    count: Callable[[Config], int] = labels,
     **options: Any,
 ) -> Head:
     """Sequence classification. ``dense`` names the hidden layer; ``in_body`` where it stands in the body, as a pooler does."""
 
     def build(c: Config) -> nn.Module:
-        return Classifier(width(c), labels(c), hidden=act if dense else None, dropout=dropout(c), **options)
+        return Classifier(width(c), count(c), hidden=act if dense else None, dropout=dropout(c), **options)
 
     hidden: Rules = {dense: "head.dense"} if dense else {}
     own: Rules = {out: "head.out"} | ({} if in_body else dict(hidden))
-    return Head("{}ForSequenceClassification", build, own, hidden if in_body else {})
+    return Head(name, build, own, hidden if in_body else {})
+
+
+def multiple_choice(dense: str, out: str = "classifier", **options: Any) -> Head:
+    """A score for each choice: a classifier with one label."""
+    return classifier(out, dense, name="{}ForMultipleChoice", count=lambda c: 1, **options)
 
 
 def tagger(out: str = "classifier", dropout: Callable[[Config], float] | None = None, **options: Any) -> Head:

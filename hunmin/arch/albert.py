@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hunmin.arch import bert
 from hunmin.arch._arch import Arch, refuse
-from hunmin.arch._heads import classifier, masked_lm, span, tagger
+from hunmin.arch._heads import classifier, masked_lm, multiple_choice, span, tagger
 from hunmin.arch._rules import Config, Rules, under
 from hunmin.nn.model import Backbone
 
@@ -60,6 +60,7 @@ ARCH = Arch(
             "predictions.dense", "predictions.LayerNorm", "predictions.decoder", "predictions.bias", inner="embedding_size"
         ),
         "SequenceClassification": classifier("classifier", "pooler", in_body=True, dropout=lambda c: (0.0, dropout(c))),
+        "MultipleChoice": multiple_choice("pooler", in_body=True, dropout=lambda c: (0.0, c["classifier_dropout_prob"])),
         "TokenClassification": tagger(dropout=dropout),
         "QuestionAnswering": span(),
     },

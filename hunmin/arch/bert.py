@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hunmin.arch._arch import Arch, Head, refuse
-from hunmin.arch._heads import classifier, masked_lm, span, tagger, width
+from hunmin.arch._heads import classifier, masked_lm, multiple_choice, span, tagger, width
 from hunmin.arch._rules import DERIVED, Config, Rules, under
 from hunmin.nn.heads import Pooler
 from hunmin.nn.model import Backbone
@@ -95,6 +95,7 @@ ARCH = Arch(
             "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder", "cls.predictions.bias"
         ),
         "SequenceClassification": classifier("classifier", "pooler.dense", in_body=True),
+        "MultipleChoice": multiple_choice("pooler.dense", in_body=True),
         "TokenClassification": tagger(),
         "QuestionAnswering": span(),
         "NextSentencePrediction": Head(

@@ -85,9 +85,12 @@ def mask_filler(c: Config) -> nn.Module | None:
     return layout(c).build(c)
 
 
-def classifier(c: Config) -> Classifier:
+POOLED: Rules = {"pooler.dense": "head.dense", "classifier": "head.out"}
+
+
+def classifier(c: Config, count: int | None = None) -> Classifier:
     after = c["cls_dropout"] if c["cls_dropout"] is not None else c["hidden_dropout_prob"]
-    return Classifier(c["hidden_size"], labels(c), hidden=c["pooler_hidden_act"], dropout=(c["pooler_dropout"], after))
+    return Classifier(c["hidden_size"], count or labels(c), hidden=c["pooler_hidden_act"], dropout=(c["pooler_dropout"], after))
 
 
 ARCH = Arch(
@@ -122,7 +125,8 @@ ARCH = Arch(
     heads={
         "Model": body(),
         "MaskedLM": replace(LEGACY, build=mask_filler, rules=lambda c: layout(c).named(c)),
-        "SequenceClassification": Head("{}ForSequenceClassification", classifier, {"pooler.dense": "head.dense", "classifier": "head.out"}),
+        "SequenceClassification": Head("{}ForSequenceClassification", classifier, POOLED),
+        "MultipleChoice": Head("{}ForMultipleChoice", lambda c: classifier(c, 1), POOLED),
         "TokenClassification": tagger(dropout=lambda c: float(c["hidden_dropout_prob"])),
         "QuestionAnswering": span(),
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hunmin.arch._arch import Arch
-from hunmin.arch._heads import body, classifier, masked_lm, span, tagger
+from hunmin.arch._heads import body, classifier, masked_lm, multiple_choice, span, tagger
 from hunmin.arch._rules import DERIVED, Config, Rules, under
 from hunmin.nn.model import Backbone
 from hunmin.nn.spec import FFN, Attn, Embed, Norm, Stack
@@ -63,6 +63,7 @@ ARCH = Arch(
         "Model": body(),
         "MaskedLM": masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"),
         "SequenceClassification": classifier("classifier", "pre_classifier", act="relu", dropout=lambda c: (0.0, c["seq_classif_dropout"])),
+        "MultipleChoice": multiple_choice("pre_classifier", act="relu", dropout=lambda c: (0.0, c["seq_classif_dropout"])),
         "TokenClassification": tagger(dropout=lambda c: c["dropout"]),
         "QuestionAnswering": span(dropout=lambda c: c["qa_dropout"]),
     },

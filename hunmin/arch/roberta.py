@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hunmin.arch import bert
 from hunmin.arch._arch import Arch
-from hunmin.arch._heads import classifier, dropout_of, masked_lm, span, tagger
+from hunmin.arch._heads import classifier, dropout_of, masked_lm, multiple_choice, span, tagger
 from hunmin.arch._rules import Config
 from hunmin.nn.model import Backbone
 
@@ -23,6 +23,7 @@ ARCH = Arch(
         "Model": bert.pooled(),
         "MaskedLM": masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", act="gelu"),
         "SequenceClassification": classifier("classifier.out_proj", "classifier.dense", dropout=lambda c: (dropout_of(c), dropout_of(c))),
+        "MultipleChoice": multiple_choice("pooler.dense", in_body=True, dropout=lambda c: (0.0, c["hidden_dropout_prob"])),
         "TokenClassification": tagger(),
         "QuestionAnswering": span(),
     },
