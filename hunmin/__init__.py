@@ -36,14 +36,30 @@ if TYPE_CHECKING:
     from hunmin.text import AutoTokenizer as AutoTokenizer
     from hunmin.text import BatchEncoding as BatchEncoding
     from hunmin.text import Tokenizer as Tokenizer
-    from hunmin.train.collators import DataCollatorForLanguageModeling as DataCollatorForLanguageModeling
-    from hunmin.train.collators import DataCollatorForMultipleChoice as DataCollatorForMultipleChoice
-    from hunmin.train.collators import DataCollatorForSeq2Seq as DataCollatorForSeq2Seq
-    from hunmin.train.collators import DataCollatorForTokenClassification as DataCollatorForTokenClassification
-    from hunmin.train.collators import DataCollatorForWholeWordMask as DataCollatorForWholeWordMask
-    from hunmin.train.collators import DataCollatorWithFlattening as DataCollatorWithFlattening
-    from hunmin.train.collators import DataCollatorWithPadding as DataCollatorWithPadding
-    from hunmin.train.collators import default_data_collator as default_data_collator
+    from hunmin.train import DataCollatorForLanguageModeling as DataCollatorForLanguageModeling
+    from hunmin.train import DataCollatorForMultipleChoice as DataCollatorForMultipleChoice
+    from hunmin.train import DataCollatorForSeq2Seq as DataCollatorForSeq2Seq
+    from hunmin.train import DataCollatorForTokenClassification as DataCollatorForTokenClassification
+    from hunmin.train import DataCollatorForWholeWordMask as DataCollatorForWholeWordMask
+    from hunmin.train import DataCollatorWithFlattening as DataCollatorWithFlattening
+    from hunmin.train import DataCollatorWithPadding as DataCollatorWithPadding
+    from hunmin.train import EarlyStoppingCallback as EarlyStoppingCallback
+    from hunmin.train import EvalPrediction as EvalPrediction
+    from hunmin.train import PrinterCallback as PrinterCallback
+    from hunmin.train import ProgressCallback as ProgressCallback
+    from hunmin.train import Seq2SeqTrainer as Seq2SeqTrainer
+    from hunmin.train import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
+    from hunmin.train import Trainer as Trainer
+    from hunmin.train import TrainerCallback as TrainerCallback
+    from hunmin.train import TrainerControl as TrainerControl
+    from hunmin.train import TrainerState as TrainerState
+    from hunmin.train import TrainingArguments as TrainingArguments
+    from hunmin.train import default_data_collator as default_data_collator
+    from hunmin.train import get_constant_schedule as get_constant_schedule
+    from hunmin.train import get_constant_schedule_with_warmup as get_constant_schedule_with_warmup
+    from hunmin.train import get_cosine_schedule_with_warmup as get_cosine_schedule_with_warmup
+    from hunmin.train import get_linear_schedule_with_warmup as get_linear_schedule_with_warmup
+    from hunmin.train import get_scheduler as get_scheduler
 
 _NAMES = {
     "hunmin.auto": "AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForMultipleChoice "
@@ -54,9 +70,11 @@ _NAMES = {
     "hunmin.model": "PreTrainedModel",
     "hunmin.pipelines": "pipeline",
     "hunmin.text": "AutoTokenizer BatchEncoding Tokenizer",
-    "hunmin.train.collators": "DataCollatorForLanguageModeling DataCollatorForMultipleChoice DataCollatorForSeq2Seq "
+    "hunmin.train": "DataCollatorForLanguageModeling DataCollatorForMultipleChoice DataCollatorForSeq2Seq "
     "DataCollatorForTokenClassification DataCollatorForWholeWordMask DataCollatorWithFlattening DataCollatorWithPadding "
-    "default_data_collator",
+    "EarlyStoppingCallback EvalPrediction PrinterCallback ProgressCallback Seq2SeqTrainer Seq2SeqTrainingArguments "
+    "Trainer TrainerCallback TrainerControl TrainerState TrainingArguments default_data_collator get_constant_schedule "
+    "get_constant_schedule_with_warmup get_cosine_schedule_with_warmup get_linear_schedule_with_warmup get_scheduler",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 # How the class names of Transformers end or, with a task, what they contain. Only these load torch to find out whether they exist.

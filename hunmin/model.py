@@ -66,6 +66,15 @@ class PreTrainedModel(Model):
     def num_parameters(self, only_trainable: bool = False) -> int:
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
+        """Compute activations again for the gradients instead of keeping them: less memory, about a third more time."""
+        for backbone in filter(None, (self.encoder, self.decoder)):
+            backbone.stack.recompute = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        for backbone in filter(None, (self.encoder, self.decoder)):
+            backbone.stack.recompute = False
+
     def get_input_embeddings(self) -> nn.Embedding:
         backbone = self.encoder or self.decoder
         assert backbone is not None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hunmin.errors import ConfigError, say
 from hunmin.nn.attention import Attention, Context
@@ -102,6 +103,7 @@ class Transformer(nn.Module):
     def __init__(self, spec: Stack) -> None:
         super().__init__()
         self.spec = spec
+        self.recompute = False  # keep no activations inside of layers, compute them again for the gradients (Chen et al. 2016)
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.shared or spec.layers))
         self.bias = RelativeBias(spec.buckets, spec.attn.heads, spec.attn.causal) if spec.buckets else None
         self.norm = build_norm(spec.norm, spec.width) if spec.final_norm else None
@@ -115,7 +117,10 @@ class Transformer(nn.Module):
             if self.training and self.spec.layer_drop and torch.rand(()).item() < self.spec.layer_drop:
                 continue
             layer = self.layers[use * len(self.layers) // self.spec.layers]
-            x = layer(x, at, context, use, self.bias)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, at, context, use, self.bias, use_reentrant=False)
+            else:
+                x = layer(x, at, context, use, self.bias)
         x = self.norm(x) if self.norm is not None else x
         x = F.dropout(x, self.spec.final_dropout, self.training)
         if hidden is not None:

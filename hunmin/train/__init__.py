@@ -1,10 +1,18 @@
-"""Training: objectives, collators that need no padding, packing and mixing of data sets, metrics."""
+"""Training: the Trainer, objectives, collators that need no padding, packing and mixing of data sets, metrics."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hunmin.train.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
+    from hunmin.train.arguments import TrainingArguments as TrainingArguments
+    from hunmin.train.callbacks import DefaultFlowCallback as DefaultFlowCallback
+    from hunmin.train.callbacks import EarlyStoppingCallback as EarlyStoppingCallback
+    from hunmin.train.callbacks import LogFileCallback as LogFileCallback
+    from hunmin.train.callbacks import PrinterCallback as PrinterCallback
+    from hunmin.train.callbacks import ProgressCallback as ProgressCallback
+    from hunmin.train.callbacks import TrainerCallback as TrainerCallback
     from hunmin.train.collators import DataCollatorForContrastive as DataCollatorForContrastive
     from hunmin.train.collators import DataCollatorForDenoising as DataCollatorForDenoising
     from hunmin.train.collators import DataCollatorForLanguageModeling as DataCollatorForLanguageModeling
@@ -26,66 +34,37 @@ if TYPE_CHECKING:
     from hunmin.train.rows import flatten as flatten
     from hunmin.train.rows import unpadded as unpadded
     from hunmin.train.rows import without_padding as without_padding
+    from hunmin.train.schedules import get_constant_schedule as get_constant_schedule
+    from hunmin.train.schedules import get_constant_schedule_with_warmup as get_constant_schedule_with_warmup
+    from hunmin.train.schedules import get_cosine_schedule_with_warmup as get_cosine_schedule_with_warmup
+    from hunmin.train.schedules import get_linear_schedule_with_warmup as get_linear_schedule_with_warmup
+    from hunmin.train.schedules import get_scheduler as get_scheduler
+    from hunmin.train.seq2seq import Seq2SeqTrainer as Seq2SeqTrainer
     from hunmin.train.staged import gradual_unfreezing as gradual_unfreezing
     from hunmin.train.staged import layer_groups as layer_groups
     from hunmin.train.staged import layerwise_parameters as layerwise_parameters
     from hunmin.train.staged import slanted_triangular as slanted_triangular
+    from hunmin.train.state import EvalPrediction as EvalPrediction
+    from hunmin.train.state import TrainerControl as TrainerControl
+    from hunmin.train.state import TrainerState as TrainerState
+    from hunmin.train.trainer import Trainer as Trainer
 
-_HOME = {
-    "DataCollatorForContrastive": "collators",
-    "DataCollatorForDenoising": "collators",
-    "DataCollatorForLanguageModeling": "collators",
-    "DataCollatorForMultipleChoice": "collators",
-    "DataCollatorForNextSentence": "collators",
-    "DataCollatorForPrefixLM": "collators",
-    "DataCollatorForReplacedTokens": "collators",
-    "DataCollatorForSeq2Seq": "collators",
-    "DataCollatorForSpanCorruption": "collators",
-    "DataCollatorForTokenClassification": "collators",
-    "DataCollatorForWholeWordMask": "collators",
-    "DataCollatorWithFlattening": "collators",
-    "DataCollatorWithPadding": "collators",
-    "default_data_collator": "collators",
-    "interleave": "mixing",
-    "mixing_rates": "mixing",
-    "group_texts": "packing",
-    "pack": "packing",
-    "flatten": "rows",
-    "unpadded": "rows",
-    "without_padding": "rows",
-    "gradual_unfreezing": "staged",
-    "layer_groups": "staged",
-    "layerwise_parameters": "staged",
-    "slanted_triangular": "staged",
+_NAMES = {
+    "arguments": "Seq2SeqTrainingArguments TrainingArguments",
+    "callbacks": "DefaultFlowCallback EarlyStoppingCallback LogFileCallback PrinterCallback ProgressCallback TrainerCallback",
+    "collators": "DataCollatorForContrastive DataCollatorForDenoising DataCollatorForLanguageModeling DataCollatorForMultipleChoice DataCollatorForNextSentence DataCollatorForPrefixLM DataCollatorForReplacedTokens DataCollatorForSeq2Seq DataCollatorForSpanCorruption DataCollatorForTokenClassification DataCollatorForWholeWordMask DataCollatorWithFlattening DataCollatorWithPadding default_data_collator",
+    "mixing": "interleave mixing_rates",
+    "packing": "group_texts pack",
+    "rows": "flatten unpadded without_padding",
+    "schedules": "get_constant_schedule get_constant_schedule_with_warmup get_cosine_schedule_with_warmup get_linear_schedule_with_warmup get_scheduler",
+    "seq2seq": "Seq2SeqTrainer",
+    "staged": "gradual_unfreezing layer_groups layerwise_parameters slanted_triangular",
+    "state": "EvalPrediction TrainerControl TrainerState",
+    "trainer": "Trainer",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "DataCollatorForContrastive",
-    "DataCollatorForDenoising",
-    "DataCollatorForLanguageModeling",
-    "DataCollatorForMultipleChoice",
-    "DataCollatorForNextSentence",
-    "DataCollatorForPrefixLM",
-    "DataCollatorForReplacedTokens",
-    "DataCollatorForSeq2Seq",
-    "DataCollatorForSpanCorruption",
-    "DataCollatorForTokenClassification",
-    "DataCollatorForWholeWordMask",
-    "DataCollatorWithFlattening",
-    "DataCollatorWithPadding",
-    "default_data_collator",
-    "flatten",
-    "gradual_unfreezing",
-    "group_texts",
-    "interleave",
-    "layer_groups",
-    "layerwise_parameters",
-    "mixing_rates",
-    "pack",
-    "slanted_triangular",
-    "unpadded",
-    "without_padding",
-]
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
