@@ -440,3 +440,69 @@ def test_contrastive_columns(kinds: dict[str, Any]) -> None:
     for wrong in ([], [{"anchor": "a"}], [{"anchor": "a", "positive": 3}]):
         with pytest.raises(InputError, match="two columns"):
             DataCollatorForContrastive(tokenizer)(wrong)
+
+
+# ---------------------------------------------------------------- labels of another kind, and Transformers
+
+
+def test_labels_that_do_not_fit_the_objective(kinds: dict[str, Any]) -> None:
+    rows = [{"input_ids": [5, 6, 7], "label": 1}]
+    for collate in (DataCollatorForSeq2Seq(kinds["bert"]), DataCollatorForTokenClassification(kinds["bert"])):
+        for made in (collate, with_packing(collate)):
+            with pytest.raises(InputError, match="one number a row"):
+                made(rows)
+    # objectives that make their own labels do not look at those of the rows
+    assert DataCollatorForDenoising(kinds["bert"])(rows)["labels"].tolist() == [[5, 6, 7]]
+    assert DataCollatorForLanguageModeling(kinds["bert"], mlm=False)(rows)["labels"].tolist() == [[5, 6, 7]]
+    assert DataCollatorForLanguageModeling(kinds["bert"])(rows)["labels"].shape == (1, 3)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_batches_equal_those_of_transformers(kinds: dict[str, Any], side: str) -> None:
+    import transformers
+
+    import hunmin
+
+    ours = kinds["bert"]
+    names = ("pad_token", "mask_token", "cls_token", "sep_token", "unk_token")
+    reference = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=ours.backend_tokenizer, **{name: getattr(ours, name) for name in names}
+    )
+    ours.padding_side = reference.padding_side = side
+    rows = rows_of(ours)
+    tags = [{**row, "labels": [i % 3 for i in row["input_ids"]]} for row in rows]
+    targets = [{**row, "labels": row["input_ids"][: 3 + i]} for i, row in enumerate(rows)]
+    choices = [{**{k: [rows[i][k], rows[i + 1][k]] for k in rows[i]}, "label": i} for i in range(2)]
+    equal = [{"input_ids": [i, 2], "label": i} for i in range(2)]
+    try:
+        for name, features, options in (
+            ("DataCollatorWithPadding", [{**row, "label": 1} for row in rows], {"pad_to_multiple_of": 8}),
+            ("DataCollatorWithPadding", rows, {"padding": "max_length", "max_length": 50}),
+            ("DataCollatorForTokenClassification", tags, {}),
+            ("DataCollatorForMultipleChoice", choices, {}),
+            ("DataCollatorForLanguageModeling", rows, {"mlm": False}),
+            *([("DataCollatorForSeq2Seq", targets, {"label_pad_token_id": -1})] if side == "right" else []),
+        ):
+            copies = [[dict(row) for row in features] for _ in range(2)]
+            want, got = (
+                getattr(home, name)(made, **options)(c)
+                for home, made, c in zip((transformers, hunmin), (reference, ours), copies, strict=True)
+            )
+            assert set(got) == set(want), name
+            assert all(torch.equal(got[key], want[key]) for key in want), name
+        want, got = transformers.default_data_collator(equal), default_data_collator(equal)
+        assert set(got) == set(want) and all(torch.equal(got[key], want[key]) for key in want)
+    finally:
+        ours.padding_side = "right"
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("shift", [False, True])
+def test_smoothing_equals_that_of_transformers(shift: bool) -> None:
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    logits, labels = torch.randn(3, 5, 7), torch.randint(0, 7, (3, 5))
+    labels[0, 2:] = IGNORE
+    want = LabelSmoother(0.2)({"logits": logits}, labels.clone(), shift_labels=shift)
+    torch.testing.assert_close(losses.smoothed(logits, labels, 0.2, shift=shift), want)

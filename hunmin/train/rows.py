@@ -56,11 +56,23 @@ def as_rows(features: Any) -> list[Row]:
 def _row(row: Any) -> Row:
     if not isinstance(row, Mapping):
         return {}
-    values = {str(key): plain(value) for key, value in row.items()}
+    values = {str(key): _lists(value) for key, value in row.items()}
     for old in ("label", "label_ids"):
         if values.get(old) is not None:
             values["labels"] = values.pop(old)
     return {key: value for key, value in values.items() if _numbers(value)}
+
+
+def _lists(value: Any) -> Any:
+    """Tensors and arrays as lists; the usual list of numbers as it is."""
+    usual = isinstance(value, list) and value and isinstance(value[0], (int, float))
+    return value if usual else plain(value)  # pyright: ignore[reportUnknownVariableType]
+
+
+def texts(features: Any) -> list[list[int]]:
+    """The ids of every row alone, without padding."""
+    rows = [{key: row[key] for key in ("input_ids", "attention_mask") if key in row} for row in as_rows(features)]
+    return [list(row["input_ids"]) for row in unpadded(rows)]
 
 
 def _numbers(value: Any) -> bool:
@@ -88,13 +100,25 @@ def labels_of(rows: Sequence[Row]) -> Labels | None:
     return "sequence" if several else "decoder"
 
 
+def _kind(rows: Sequence[Row], labels: Labels | None) -> Labels | None:
+    """What labels belong to. Raises InputError for single numbers where lists are needed."""
+    if labels in ("token", "decoder") and any(not isinstance(row.get("labels", []), list) for row in rows):
+        raise InputError(
+            say(
+                "labels are one number a row, and this objective needs a list: a label for every token, or the ids of a text.",
+                "labels가 행마다 숫자 하나입니다. 이 목적에는 토큰마다 하나이거나 텍스트의 id인 리스트가 필요합니다.",
+            )
+        )
+    return labels or labels_of(rows)
+
+
 def unpadded(rows: Sequence[Row], labels: Labels | None = None) -> list[Row]:
     """Rows without the padding that ``attention_mask`` marks on either side, with everything that goes token by token cut alike.
 
     The positions of answers move with padding on the left. A decoder's labels lose what is left out (-100) at their end.
     Raises InputError for a mask with a hole: without its padding the row would be another one.
     """
-    labels = labels or labels_of(rows)
+    labels = _kind(rows, labels)
     return [_unpadded_decoder(_unpadded(row, labels)) if labels == "decoder" else _unpadded(row, labels) for row in rows]
 
 
@@ -138,7 +162,7 @@ def flatten(rows: Sequence[Row], labels: Labels | None = None) -> dict[str, Any]
         InputError: rows without tokens whose labels would be lost, or nothing but such rows.
     """
     rows = as_rows(rows)
-    labels = labels or labels_of(rows)
+    labels = _kind(rows, labels)
     rows = unpadded(rows, labels)
     kept = [row for row in rows if row["input_ids"]]
     if not kept or (len(kept) < len(rows) and labels in ("sequence", "decoder")):
@@ -185,7 +209,7 @@ def pad(
     Labels are padded with -100. Raises InputError when padding is needed and the tokenizer has no padding token.
     """
     rows = as_rows(rows)
-    labels = labels or labels_of(rows)
+    labels = _kind(rows, labels)
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0), "special_tokens_mask": 1}
     right = tokenizer.padding_side == "right"
 

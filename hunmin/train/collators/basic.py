@@ -5,7 +5,7 @@ All of them give padded tensors ``(B, N)``, or with ``packed=True`` one row ``(1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +69,7 @@ class DataCollatorForTokenClassification(DataCollatorWithPadding):
     def __call__(self, features: Any, return_tensors: str = "pt") -> dict[str, Any]:
         rows = as_rows(features)
         for row in rows:
-            if "labels" in row and len(row["labels"]) != len(row["input_ids"]):
+            if isinstance(row.get("labels"), list) and len(row["labels"]) != len(row["input_ids"]):
                 raise InputError(
                     say(
                         f"A row has {len(row['input_ids'])} tokens and {len(row['labels'])} labels: align words with tokens by word_ids().",
@@ -160,8 +160,3 @@ def finish(collator: Any, rows: Sequence[Row], labels: Labels | None = None, lab
 def with_packing(collator: Any) -> Any:
     """The same collator, giving packed rows; one that has no such form as it is."""
     return replace(collator, packed=True) if hasattr(collator, "packed") else collator
-
-
-def cut(row: Mapping[str, Any]) -> list[int]:
-    """The ids of one row without its padding."""
-    return unpadded([{k: row[k] for k in ("input_ids", "attention_mask") if k in row}])[0]["input_ids"]

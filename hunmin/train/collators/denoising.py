@@ -12,7 +12,7 @@ from hunmin.errors import InputError, say
 from hunmin.nn.losses import IGNORE
 from hunmin.train.collators.basic import finish
 from hunmin.train.collators.masking import MARKS, Chance
-from hunmin.train.rows import Row, as_rows, unpadded
+from hunmin.train.rows import Row, texts
 
 Ids = list[int]
 NOISES = ("masking", "deletion", "infilling", "permutation", "rotation")
@@ -70,7 +70,7 @@ class DataCollatorForDenoising:
         self._stops = frozenset(i for token, i in self.tokenizer.get_vocab().items() if token.lstrip(marks) in self.stops)
 
     def __call__(self, features: Any, return_tensors: str = "pt") -> dict[str, Any]:
-        return _seq2seq(self, [self._noisy(row["input_ids"]) for row in unpadded(as_rows(features), "decoder")])
+        return _seq2seq(self, [self._noisy(ids) for ids in texts(features)])
 
     def _noisy(self, ids: Ids) -> Row:
         front, text, back = body(ids, self._special)
@@ -161,7 +161,7 @@ class DataCollatorForSpanCorruption:
         self._chance, self._special = Chance(self.seed), frozenset(self.tokenizer.all_special_ids) - frozenset(self._sentinels)
 
     def __call__(self, features: Any, return_tensors: str = "pt") -> dict[str, Any]:
-        return _seq2seq(self, [self._corrupted(row["input_ids"]) for row in unpadded(as_rows(features), "decoder")])
+        return _seq2seq(self, [self._corrupted(ids) for ids in texts(features)])
 
     def _corrupted(self, ids: Ids) -> Row:
         front, text, back = body(ids, self._special)
@@ -196,7 +196,7 @@ class DataCollatorForPrefixLM:
         self._chance = Chance(self.seed)
 
     def __call__(self, features: Any, return_tensors: str = "pt") -> dict[str, Any]:
-        rows = [self._cut(row["input_ids"]) for row in unpadded(as_rows(features), "decoder")]
+        rows = [self._cut(ids) for ids in texts(features)]
         return finish(self, rows, "token") if self.decoder_only else _seq2seq(self, rows)
 
     def _cut(self, ids: Ids) -> Row:
