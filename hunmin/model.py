@@ -364,7 +364,7 @@ def _place(
                     f"where의 모양 {tuple(at.shape)}이(가) 입력 {(rows, new)}과(와) 맞지 않거나 빈 시퀀스가 있습니다.",
                 )
             )
-        return at
+        return at.to(given.device)  # a new object: what it remembers, such as biases that are learned, is of one forward pass
     past = cache.length if cache is not None else 0
     if mask is not None and (mask.ndim != 2 or tuple(mask.shape) not in ((rows, new), (rows, past + new))):
         raise InputError(

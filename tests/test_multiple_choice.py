@@ -10,7 +10,7 @@ import torch
 
 from hunmin import AutoModelForMultipleChoice
 from hunmin.hub.config import Config
-from hunmin.train import DataCollatorForMultipleChoice
+from hunmin.train import DataCollatorForMultipleChoice, without_padding
 from tests.cases import CASES, VOCAB, Case, difference
 from tests.test_train_rows import tokenizer
 
@@ -42,6 +42,9 @@ def test_packed_and_padded_and_alone(case: Case) -> None:
     model, questions = model_of(case), rows()
     padded = DataCollatorForMultipleChoice(padder())(questions)
     flat = DataCollatorForMultipleChoice(padder(), packed=True)(questions)
+    undone = without_padding(padded)
+    assert undone["where"].lengths == flat["where"].lengths and set(undone) == set(flat)
+    assert all(torch.equal(undone[key], flat[key]) for key in flat if key != "where")
     with torch.no_grad():
         want, got = model(**padded), model(**flat)
         assert want.logits.shape == got.logits.shape == (3, 2)

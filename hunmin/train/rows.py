@@ -251,12 +251,15 @@ def _rounded(length: int, multiple: int | None) -> int:
 def without_padding(batch: Mapping[str, Any], decoder: bool = False) -> dict[str, Any]:
     """A padded batch of any collator as ``flatten`` would have made it. ``decoder``: the labels are those of an encoder-decoder.
 
-    A batch that cannot be flattened stays as it is: one without ``attention_mask`` or with inputs that are no tokens.
+    ``(B, K, N)`` of multiple choice become B * K sequences. A batch that cannot be flattened stays as it is: one without
+    ``attention_mask``, or with inputs that are no tokens.
     """
-    mask = batch.get("attention_mask")
-    known = isinstance(batch.get("input_ids"), Tensor) and batch["input_ids"].ndim == 2 and isinstance(mask, Tensor)
-    if not known or "where" in batch or "past_key_values" in batch or "inputs_embeds" in batch:
+    ids, mask = batch.get("input_ids"), batch.get("attention_mask")
+    if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or {"where", "past_key_values", "inputs_embeds"} & batch.keys():
         return dict(batch)
+    settings = {key: value for key, value in batch.items() if not isinstance(value, Tensor) or not value.ndim}
+    if ids.ndim == 3:
+        choices = {key: value.flatten(0, 1) for key, value in batch.items() if isinstance(value, Tensor) and value.ndim == 3}
+        return flatten(as_rows(choices)) | settings | {key: batch[key] for key in ("labels",) if key in batch}
     labels: Labels | None = "decoder" if decoder and isinstance(batch.get("labels"), Tensor) and batch["labels"].ndim == 2 else None
-    settings = {key: value for key, value in batch.items() if not isinstance(plain(value), list)}
     return flatten(as_rows(batch), labels) | settings
