@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_padding_and_packing_hold_the_same(kinds: dict[str, Any]) -> None:
     assert DataCollatorWithPadding(tokenizer, padding="max_length", max_length=40)(rows)["input_ids"].shape == (3, 40)
     with pytest.raises(InputError, match="differs in length"):
         DataCollatorWithPadding(tokenizer, padding=False)(rows)
-    for wrong in (lambda: DataCollatorWithPadding(tokenizer, return_tensors="tf"), lambda: default_data_collator(rows, "tf")):
+    for wrong in (lambda: DataCollatorWithPadding(tokenizer, return_tensors="tf")(rows), lambda: default_data_collator(rows, "tf")):
         with pytest.raises(InputError, match="'pt'"):
             wrong()
 
@@ -199,6 +200,16 @@ def test_whole_words_are_masked_whole(kinds: dict[str, Any], kind: str) -> None:
         hit += sum(chosen)
         assert all(chosen[i] == chosen[i - 1] for i in pairs)
     assert hit > 20
+
+
+def test_workers_and_epochs_draw_others(kinds: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process has a seed of its own in every epoch, which follows from torch's."""
+    rows, seen = rows_of(kinds["bert"]) * 8, []
+    for seed in (None, 11, 12, 11):
+        worker = None if seed is None else SimpleNamespace(id=0, seed=seed)
+        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda worker=worker: worker)
+        seen.append(DataCollatorForLanguageModeling(kinds["bert"], seed=0)(rows)["labels"].tolist())
+    assert seen[1] == seen[3] and seen[0] != seen[1] != seen[2] != seen[0]
 
 
 def test_whole_words_by_word_ids(kinds: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from hunmin.errors import InputError
 from hunmin.nn.losses import IGNORE
 from hunmin.nn.where import Where
 from hunmin.train import flatten, unpadded, without_padding
-from hunmin.train.rows import labels_of, pad
+from hunmin.train.rows import TASK_LABELS, labels_of, pad
 from tests.cases import CASES, EOS, MASK, PAIR_IDS, PAIRS, ROWS, Case, inputs
 from tests.test_parity import ours, write
 
@@ -43,7 +43,7 @@ def test_loss_and_gradients_of_the_padded_batch(case: Case, task: str, tmp_path:
     write(case, task, tmp_path)
     model = ours(tmp_path, task)
     whole = padded(case, task)
-    flat = without_padding(whole, decoder=task == "Seq2SeqLM")
+    flat = without_padding(whole, TASK_LABELS.get(task))
     assert flat["input_ids"].shape == (1, int(MASK.sum())) and flat["where"].lengths == MASK.sum(-1).tolist()
 
     def run(batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -100,7 +100,7 @@ def test_padding_is_undone(batch: tuple[str, list[dict[str, Any]]], side: str, l
     kind, rows = batch
     labels = {"decoder": "decoder", "token": "token"}.get(kind)
     flat = flatten(rows, labels)
-    undone = without_padding(pad(rows, tokenizer(side), labels, length=length), decoder=kind == "decoder")
+    undone = without_padding(pad(rows, tokenizer(side), labels, length=length), labels)
     assert set(flat) == set(undone)
     for key, value in flat.items():
         if isinstance(value, Where):
@@ -163,6 +163,10 @@ def test_rows_that_cannot_be_flattened() -> None:
         ([{**ids, "label": 1}, {"input_ids": [], "label": 0}], "no tokens"),
         ([{"input_ids": []}], "no tokens"),
         ([{**ids, "extra": [1, 2]}, {**ids, "extra": [1]}], "extra differs in length"),
+        ([{"input_ids": [[1, 2]]}], "list of whole numbers"),
+        ([{"input_ids": 5}], "list of whole numbers"),
+        ([{**ids, "attention_mask": [1, 1]}], "as long as it"),
+        ({"input_ids": [[1], [2]], "labels": [0]}, "input_ids"),
     ):
         with pytest.raises(InputError, match=said):
             flatten(rows)  # type: ignore[arg-type]
@@ -177,6 +181,8 @@ def test_batches_that_stay_as_they_are() -> None:
     plain = {"input_ids": torch.ones(1, 2, dtype=torch.long)}
     for batch in (flat, embeds, plain):
         assert without_padding(batch) == batch
+    scores = {**plain, "attention_mask": torch.tensor([[1, 0]]), "labels": torch.tensor([[0.5, 9.0]])}
+    assert without_padding(scores, "token")["labels"].tolist() == [[0.5]] and without_padding(scores)["labels"].shape == (1, 2)
     kept = without_padding({**plain, "attention_mask": torch.ones(1, 2), "use_cache": False})
     assert kept["use_cache"] is False and kept["where"].lengths == [2]
 

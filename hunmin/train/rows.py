@@ -20,6 +20,16 @@ from hunmin.text.batch import plain
 Row = dict[str, Any]
 # What labels belong to: every token, the whole sequence, or the tokens of a decoder.
 Labels = Literal["token", "sequence", "decoder"]
+# The same by the task of a model; a classifier's may be a number, a list of numbers or one of several labels.
+TASK_LABELS: dict[str, Labels] = {
+    "CausalLM": "token",
+    "MaskedLM": "token",
+    "PreTraining": "token",
+    "TokenClassification": "token",
+    "Seq2SeqLM": "decoder",
+    "SequenceClassification": "sequence",
+    "NextSentencePrediction": "sequence",
+}
 POSITIONS = ("start_positions", "end_positions")
 DECODER = ("labels", "decoder_input_ids", "decoder_attention_mask")
 NOT_FOR_THE_MODEL = (
@@ -40,7 +50,8 @@ def as_rows(features: Any) -> list[Row]:
     """
     if isinstance(features, Mapping):
         columns = {str(key): column for key, value in features.items() if isinstance(column := plain(value), list)}
-        features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=False)]
+        sizes = set(map(len, columns.values()))
+        features = [{key: column[i] for key, column in columns.items()} for i in range(sizes.pop() if len(sizes) == 1 else 0)]
     rows = [_row(row) for row in features] if isinstance(features, Sequence) else []
     if not rows or any("input_ids" not in row for row in rows):
         found = ", ".join(rows[0])[:100] if rows else "nothing"
@@ -100,16 +111,29 @@ def labels_of(rows: Sequence[Row]) -> Labels | None:
     return "sequence" if several else "decoder"
 
 
-def _kind(rows: Sequence[Row], labels: Labels | None) -> Labels | None:
-    """What labels belong to. Raises InputError for single numbers where lists are needed."""
-    if labels in ("token", "decoder") and any(not isinstance(row.get("labels", []), list) for row in rows):
-        raise InputError(
-            say(
-                "labels are one number a row, and this objective needs a list: a label for every token, or the ids of a text.",
-                "labels가 행마다 숫자 하나입니다. 이 목적에는 토큰마다 하나이거나 텍스트의 id인 리스트가 필요합니다.",
+def _checked(rows: Sequence[Row], labels: Labels | None) -> Labels | None:
+    """What labels belong to. Raises InputError for rows that are none: nested ids, a mask of another length, no list of labels."""
+    for row in rows:
+        ids, mask = row["input_ids"], row.get("attention_mask")
+        if not isinstance(ids, list) or (ids and not isinstance(ids[0], int)) or (mask is not None and _length(mask) != len(ids)):  # pyright: ignore[reportUnknownArgumentType]
+            raise InputError(
+                say(
+                    "input_ids of a row must be a list of whole numbers, and attention_mask as long as it.",
+                    "행의 input_ids는 정수 리스트여야 하고 attention_mask의 길이가 그와 같아야 합니다.",
+                )
             )
-        )
+        if labels in ("token", "decoder") and not isinstance(row.get("labels", []), list):
+            raise InputError(
+                say(
+                    "labels are one number a row, and this objective needs a list: a label for every token, or the ids of a text.",
+                    "labels가 행마다 숫자 하나입니다. 이 목적에는 토큰마다 하나이거나 텍스트의 id인 리스트가 필요합니다.",
+                )
+            )
     return labels or labels_of(rows)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else -1  # pyright: ignore[reportUnknownArgumentType]
 
 
 def unpadded(rows: Sequence[Row], labels: Labels | None = None) -> list[Row]:
@@ -118,7 +142,7 @@ def unpadded(rows: Sequence[Row], labels: Labels | None = None) -> list[Row]:
     The positions of answers move with padding on the left. A decoder's labels lose what is left out (-100) at their end.
     Raises InputError for a mask with a hole: without its padding the row would be another one.
     """
-    labels = _kind(rows, labels)
+    labels = _checked(rows, labels)
     return [_unpadded_decoder(_unpadded(row, labels)) if labels == "decoder" else _unpadded(row, labels) for row in rows]
 
 
@@ -149,7 +173,7 @@ def per_token(key: str, value: Any, size: int, labels: Labels | None) -> bool:
     """Whether a value has an entry for each of ``size`` tokens."""
     if key in DECODER and (key != "labels" or labels != "token"):
         return False
-    return isinstance(value, list) and len(value) == size  # pyright: ignore[reportUnknownArgumentType]
+    return _length(value) == size
 
 
 def flatten(rows: Sequence[Row], labels: Labels | None = None) -> dict[str, Any]:
@@ -162,7 +186,7 @@ def flatten(rows: Sequence[Row], labels: Labels | None = None) -> dict[str, Any]
         InputError: rows without tokens whose labels would be lost, or nothing but such rows.
     """
     rows = as_rows(rows)
-    labels = _kind(rows, labels)
+    labels = _checked(rows, labels)
     rows = unpadded(rows, labels)
     kept = [row for row in rows if row["input_ids"]]
     if not kept or (len(kept) < len(rows) and labels in ("sequence", "decoder")):
@@ -209,7 +233,7 @@ def pad(
     Labels are padded with -100. Raises InputError when padding is needed and the tokenizer has no padding token.
     """
     rows = as_rows(rows)
-    labels = _kind(rows, labels)
+    labels = _checked(rows, labels)
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0), "special_tokens_mask": 1}
     right = tokenizer.padding_side == "right"
 
@@ -248,8 +272,8 @@ def _rounded(length: int, multiple: int | None) -> int:
     return -(-length // multiple) * multiple if multiple else length
 
 
-def without_padding(batch: Mapping[str, Any], decoder: bool = False) -> dict[str, Any]:
-    """A padded batch of any collator as ``flatten`` would have made it. ``decoder``: the labels are those of an encoder-decoder.
+def without_padding(batch: Mapping[str, Any], labels: Labels | None = None) -> dict[str, Any]:
+    """A padded batch of any collator as ``flatten`` would have made it; ``TASK_LABELS[model.task]`` says what its labels belong to.
 
     ``(B, K, N)`` of multiple choice become B * K sequences. A batch that cannot be flattened stays as it is: one without
     ``attention_mask``, or with inputs that are no tokens.
@@ -261,5 +285,4 @@ def without_padding(batch: Mapping[str, Any], decoder: bool = False) -> dict[str
     if ids.ndim == 3:
         choices = {key: value.flatten(0, 1) for key, value in batch.items() if isinstance(value, Tensor) and value.ndim == 3}
         return flatten(as_rows(choices)) | settings | {key: batch[key] for key in ("labels",) if key in batch}
-    labels: Labels | None = "decoder" if decoder and isinstance(batch.get("labels"), Tensor) and batch["labels"].ndim == 2 else None
-    return flatten(as_rows(batch), labels) | settings
+    return flatten(as_rows({key: value for key, value in batch.items() if key not in settings}), labels) | settings

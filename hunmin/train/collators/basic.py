@@ -53,9 +53,6 @@ class DataCollatorWithPadding:
     return_tensors: str = "pt"
     packed: bool = False
 
-    def __post_init__(self) -> None:
-        _torch_only(self.return_tensors)
-
     def __call__(self, features: Any, return_tensors: str = "pt") -> dict[str, Any]:
         return finish(self, as_rows(features))
 
@@ -143,6 +140,7 @@ def finish(collator: Any, rows: Sequence[Row], labels: Labels | None = None, lab
 
     Rows that were packed before have no padded form and are flattened.
     """
+    _torch_only(getattr(collator, "return_tensors", "pt"))
     if collator.packed or any("lengths" in row for row in rows):
         if label_pad != IGNORE:
             rows = [{**row, "labels": [IGNORE if v == label_pad else v for v in row["labels"]]} if "labels" in row else row for row in rows]

@@ -23,7 +23,7 @@ MARKS = ("##", "Ġ", "▁")  # how vocabularies tell pieces apart: "##" goes on 
 class Chance:
     """Random numbers of a collator: its own from ``seed``, otherwise from torch's, which ``set_seed`` and checkpoints govern.
 
-    Every worker process of a data loader draws others.
+    Every worker process of a data loader draws others, and others again in each epoch: there the seed goes together with torch's.
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -33,10 +33,10 @@ class Chance:
         if self.seed is None:
             return np.random.default_rng(int(torch.randint(2**62, ())))
         worker = torch.utils.data.get_worker_info()
-        index = worker.id if worker else -1
-        if index not in self._own:
-            self._own[index] = np.random.default_rng([self.seed, index + 1])
-        return self._own[index]
+        other = worker.seed if worker else 0
+        if other not in self._own:
+            self._own[other] = np.random.default_rng([self.seed, other])
+        return self._own[other]
 
 
 class Words:
