@@ -22,7 +22,7 @@ from hunmin.errors import InputError, say
 from hunmin.model import PreTrainedModel
 from hunmin.nn.where import Where
 from hunmin.train.collators.basic import with_packing
-from hunmin.train.rows import without_padding
+from hunmin.train.rows import TASK_LABELS, without_padding
 
 Batch = dict[str, Any]
 # Columns that collators read although no model takes them.
@@ -170,8 +170,9 @@ class Collate:
     """A user's collator, giving batches without padding where the model can take them so."""
 
     def __init__(self, collator: Any, model: Any, padding_free: bool) -> None:
+        model = getattr(model, "base_model", model)  # under adapters
         self.free = padding_free and isinstance(model, PreTrainedModel)
-        self.decoder = self.free and model.both
+        self.labels = TASK_LABELS.get(model.task) if self.free else None
         self.collator = with_packing(collator) if self.free else collator
         if hasattr(self.collator, "padding") and self.collator is not collator and getattr(self.collator, "model", None) is not None:
             self.collator = replace(self.collator, model=None)  # the model itself shifts a decoder's labels
@@ -181,7 +182,7 @@ class Collate:
         if not self.free or not isinstance(batch, Mapping):
             return batch
         try:
-            return without_padding(batch, self.decoder)
+            return without_padding(batch, self.labels)
         except InputError:  # a mask with holes: such a batch is computed as it is
             return dict(batch)
 
@@ -211,6 +212,4 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """A batch, and the places in it, on ``device``."""
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, Where):
-        return batch if batch.segment.device == device else Where.packed(batch.lengths, device) if batch.kind == "packed" else batch
-    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch
+    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor | Where) else batch
