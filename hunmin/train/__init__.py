@@ -52,11 +52,15 @@ if TYPE_CHECKING:
 _NAMES = {
     "arguments": "Seq2SeqTrainingArguments TrainingArguments",
     "callbacks": "DefaultFlowCallback EarlyStoppingCallback LogFileCallback PrinterCallback ProgressCallback TrainerCallback",
-    "collators": "DataCollatorForContrastive DataCollatorForDenoising DataCollatorForLanguageModeling DataCollatorForMultipleChoice DataCollatorForNextSentence DataCollatorForPrefixLM DataCollatorForReplacedTokens DataCollatorForSeq2Seq DataCollatorForSpanCorruption DataCollatorForTokenClassification DataCollatorForWholeWordMask DataCollatorWithFlattening DataCollatorWithPadding default_data_collator",
+    "collators": "DataCollatorForContrastive DataCollatorForDenoising DataCollatorForLanguageModeling DataCollatorForMultipleChoice "
+    "DataCollatorForNextSentence DataCollatorForPrefixLM DataCollatorForReplacedTokens DataCollatorForSeq2Seq "
+    "DataCollatorForSpanCorruption DataCollatorForTokenClassification DataCollatorForWholeWordMask DataCollatorWithFlattening "
+    "DataCollatorWithPadding default_data_collator",
     "mixing": "interleave mixing_rates",
     "packing": "group_texts pack",
     "rows": "flatten unpadded without_padding",
-    "schedules": "get_constant_schedule get_constant_schedule_with_warmup get_cosine_schedule_with_warmup get_linear_schedule_with_warmup get_scheduler",
+    "schedules": "get_constant_schedule get_constant_schedule_with_warmup get_cosine_schedule_with_warmup get_linear_schedule_with_warmup "
+    "get_scheduler",
     "seq2seq": "Seq2SeqTrainer",
     "staged": "gradual_unfreezing layer_groups layerwise_parameters slanted_triangular",
     "state": "EvalPrediction TrainerControl TrainerState",

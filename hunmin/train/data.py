@@ -22,7 +22,7 @@ from hunmin.errors import InputError, say
 from hunmin.model import PreTrainedModel
 from hunmin.nn.where import Where
 from hunmin.train.collators.basic import with_packing
-from hunmin.train.rows import TASK_LABELS, without_padding
+from hunmin.train.rows import TASK_LABELS, Labels, without_padding
 
 Batch = dict[str, Any]
 # Columns that collators read although no model takes them.
@@ -172,7 +172,7 @@ class Collate:
     def __init__(self, collator: Any, model: Any, padding_free: bool) -> None:
         model = getattr(model, "base_model", model)  # under adapters
         self.free = padding_free and isinstance(model, PreTrainedModel)
-        self.labels = TASK_LABELS.get(model.task) if self.free else None
+        self.labels: Labels | None = TASK_LABELS.get(model.task) if self.free else None
         self.collator = with_packing(collator) if self.free else collator
         if hasattr(self.collator, "padding") and self.collator is not collator and getattr(self.collator, "model", None) is not None:
             self.collator = replace(self.collator, model=None)  # the model itself shifts a decoder's labels
