@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hunmin.nn.layers import FeedForward
 from hunmin.nn.where import Where
+from hunmin.train.arguments import TrainingArguments
 
 
 @contextmanager
@@ -92,3 +94,21 @@ def out_of_memory(error: BaseException) -> bool:
         isinstance(error, RuntimeError)
         and any(words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory"))
     )
+
+
+def compiled(model: Any, arguments: TrainingArguments) -> Any:
+    """``torch.compile`` as the arguments ask. Of Hunmin's models the feed-forward parts, in place and for any number of tokens.
+
+    Attention depends on where every sequence of a packed row begins; compiled, it would be compiled again for every batch.
+    """
+    how: dict[str, Any] = {"backend": arguments.torch_compile_backend or "inductor", "mode": arguments.torch_compile_mode}
+    parts = [module for module in model.modules() if isinstance(module, FeedForward)]
+    for part in parts:
+        part.compile(dynamic=True, **how)
+    return model if parts else torch.compile(model, **how)
+
+
+def uncompiled(model: nn.Module) -> None:
+    """Undo :func:`compiled`, so that the model can be saved and copied."""
+    for module in model.modules():
+        module._compiled_call_impl = None  # what nn.Module.compile sets  # pyright: ignore[reportPrivateUsage]

@@ -31,6 +31,7 @@ class Flow:
     _call: Callable[..., None]
     _since_log: tuple[float, int]
     _norm: float | None
+    _rate: float  # of the last step
 
     # -------------------------------------------------------------- what the control asks for
 
@@ -41,7 +42,7 @@ class Flow:
             control.should_log = False
             total, count = self._since_log
             if count:
-                logs = {"loss": total / count, "learning_rate": self._rate()} | (
+                logs = {"loss": total / count, "learning_rate": self._rate} | (
                     {"grad_norm": self._norm} if self._norm is not None else {}
                 )
                 self._since_log = (0.0, 0)
@@ -85,9 +86,6 @@ class Flow:
             return True
         return False
 
-    def _rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to the history and tell the callbacks."""
         logs["epoch"] = self.state.epoch
@@ -102,8 +100,8 @@ class Flow:
         return FormatError(
             say(
                 f"The loss of step {step} is {value} or its gradients are no numbers; training stops and the step is undone."
-                f" Lower the learning rate ({self._rate():g}), or look for empty labels. Last good checkpoint: {last}.",
-                f"{step}단계의 손실이 {value}이거나 기울기가 수가 아니어서 학습을 멈춥니다. 학습률({self._rate():g})을 낮추거나 빈 labels를 찾아보세요."
+                f" Lower the learning rate ({self.optimizer.param_groups[0]['lr']:g}), or look for empty labels. Last good checkpoint: {last}.",
+                f"{step}단계의 손실이 {value}이거나 기울기가 수가 아니어서 학습을 멈춥니다. 학습률({self.optimizer.param_groups[0]['lr']:g})을 낮추거나 빈 labels를 찾아보세요."
                 f" 마지막 정상 체크포인트: {last}.",
             )
         )

@@ -78,7 +78,7 @@ class Resume:
             if kind != self.model.config.model_type:
                 raise ValueError(f"{kind}, not {self.model.config.model_type}")
             self.model.load_state_dict(load(str(place), self.model.task).state_dict())
-        except (RuntimeError, ValueError, SafetensorError) as error:
+        except (AttributeError, RuntimeError, ValueError, SafetensorError) as error:
             cause = " ".join(str(error).split())[:200]
             raise FormatError(
                 say(f"{place} is not a checkpoint of this model: {cause}", f"{place}은(는) 이 모델의 체크포인트가 아닙니다: {cause}")

@@ -26,7 +26,7 @@ from hunmin.train.checkpoint import Checkpoints
 from hunmin.train.collators import DataCollatorWithPadding, default_data_collator
 from hunmin.train.data import Batch, Batches, Collate, sized, to_device, without_unused
 from hunmin.train.evaluate import Evaluation
-from hunmin.train.extras import MovingAverage, noisy_embeddings, out_of_memory
+from hunmin.train.extras import MovingAverage, compiled, noisy_embeddings, out_of_memory, uncompiled
 from hunmin.train.flow import Flow
 from hunmin.train.items import check_labels, count_items, mean_loss
 from hunmin.train.optim import create_optimizer, groups_of
@@ -227,9 +227,7 @@ class Trainer(Flow, Evaluation, Resume):
         if args.gradient_checkpointing and hasattr(self.model, "gradient_checkpointing_enable"):
             self.model.gradient_checkpointing_enable()
         if args.torch_compile:
-            self.model_wrapped = torch.compile(
-                self.model_wrapped, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode
-            )  # type: ignore[assignment]
+            self.model_wrapped = compiled(self.model_wrapped, args)
         try:
             with noisy_embeddings(self.model, args.neftune_noise_alpha):
                 return self._run(data, skip)
@@ -241,6 +239,7 @@ class Trainer(Flow, Evaluation, Resume):
             self.checkpoints.wait()
             if args.gradient_checkpointing and hasattr(self.model, "gradient_checkpointing_disable"):
                 self.model.gradient_checkpointing_disable()
+            uncompiled(self.model)
             self.model_wrapped = self.model
             self.optimizer, self.lr_scheduler = (
                 kept if own else None for kept, own in zip((self.optimizer, self.lr_scheduler), given, strict=True)
@@ -334,6 +333,7 @@ class Trainer(Flow, Evaluation, Resume):
             self._scaler.update()
         else:
             self.optimizer.step()
+        self._rate = float(self.optimizer.param_groups[0]["lr"])
         if args.lr_scheduler_type != PLATEAU:
             self.lr_scheduler.step()
         self._call("on_optimizer_step")
