@@ -32,6 +32,22 @@ if TYPE_CHECKING:
     from hunmin.generate import TextStreamer as TextStreamer
     from hunmin.generate import set_seed as set_seed
     from hunmin.model import PreTrainedModel as PreTrainedModel
+    from hunmin.peft import AutoPeftModel as AutoPeftModel
+    from hunmin.peft import AutoPeftModelForCausalLM as AutoPeftModelForCausalLM
+    from hunmin.peft import AutoPeftModelForQuestionAnswering as AutoPeftModelForQuestionAnswering
+    from hunmin.peft import AutoPeftModelForSeq2SeqLM as AutoPeftModelForSeq2SeqLM
+    from hunmin.peft import AutoPeftModelForSequenceClassification as AutoPeftModelForSequenceClassification
+    from hunmin.peft import AutoPeftModelForTokenClassification as AutoPeftModelForTokenClassification
+    from hunmin.peft import IA3Config as IA3Config
+    from hunmin.peft import LoraConfig as LoraConfig
+    from hunmin.peft import PeftConfig as PeftConfig
+    from hunmin.peft import PeftModel as PeftModel
+    from hunmin.peft import PeftType as PeftType
+    from hunmin.peft import PrefixTuningConfig as PrefixTuningConfig
+    from hunmin.peft import PromptTuningConfig as PromptTuningConfig
+    from hunmin.peft import TaskType as TaskType
+    from hunmin.peft import get_peft_model as get_peft_model
+    from hunmin.peft import prepare_model_for_kbit_training as prepare_model_for_kbit_training
     from hunmin.pipelines import pipeline as pipeline
     from hunmin.text import AutoTokenizer as AutoTokenizer
     from hunmin.text import BatchEncoding as BatchEncoding
@@ -68,6 +84,9 @@ _NAMES = {
     "hunmin.errors": "ConfigError FormatError HunminError InputError SourceError",
     "hunmin.generate": "GenerationConfig TextIteratorStreamer TextStreamer set_seed",
     "hunmin.model": "PreTrainedModel",
+    "hunmin.peft": "AutoPeftModel AutoPeftModelForCausalLM AutoPeftModelForQuestionAnswering AutoPeftModelForSeq2SeqLM "
+    "AutoPeftModelForSequenceClassification AutoPeftModelForTokenClassification IA3Config LoraConfig PeftConfig PeftModel PeftType "
+    "PrefixTuningConfig PromptTuningConfig TaskType get_peft_model prepare_model_for_kbit_training",
     "hunmin.pipelines": "pipeline",
     "hunmin.text": "AutoTokenizer BatchEncoding Tokenizer",
     "hunmin.train": "DataCollatorForLanguageModeling DataCollatorForMultipleChoice DataCollatorForSeq2Seq "

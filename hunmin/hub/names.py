@@ -47,7 +47,7 @@ class Place:
 
     def read(self, t: Tensor) -> list[Tensor]:
         """The stored tensor as ours, one for each name."""
-        t = t.T if self._flipped and t.ndim == 2 else t
+        t = t.T if self.flipped and t.ndim == 2 else t
         t = t.flatten() if isinstance(self.rule, Row) else t
         return list(t.tensor_split(len(self.names))) if isinstance(self.rule, Split) and t.ndim else [t] * len(self.names)
 
@@ -55,10 +55,10 @@ class Place:
         """Ours as the stored tensor; the inverse of ``read``."""
         t = torch.cat(parts) if isinstance(self.rule, Split) else parts[0]
         t = t[None] if isinstance(self.rule, Row) else t
-        return t.T if self._flipped and t.ndim == 2 else t
+        return t.T if self.flipped and t.ndim == 2 else t
 
     @property
-    def _flipped(self) -> bool:
+    def flipped(self) -> bool:
         return isinstance(self.rule, Flip) or (isinstance(self.rule, Split) and self.rule.flip)
 
 

@@ -62,7 +62,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.up(x)) if self.gate is None else self.act(self.gate(x)) * self.up(x)
-        y = y.to(self.down.weight.dtype)  # kept in fp32 where fp16 would overflow
+        y = y.to(self.down.dtype)  # kept in fp32 where fp16 would overflow
         return self.down(F.dropout(y, self.dropout, self.training))
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
 class Linear(nn.Linear):
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in; layers that store their weight otherwise say so too."""
+        return self.weight.dtype
+
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
 

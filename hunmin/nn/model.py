@@ -73,7 +73,7 @@ class Model(nn.Module):
         memory, tokens, hidden = batch.memory, batch.encoder, batch.memory
         if self.encoder is not None and memory is None:
             assert tokens is not None
-            hidden = memory = self.encoder(tokens, Context(trace=traces[0]))
+            hidden = memory = self.encoder(tokens, Context(cache if self.decoder is None else None, trace=traces[0]))
         if self.decoder is not None:
             seen = (memory, batch.encoder.at) if memory is not None and batch.encoder is not None else None
             assert batch.decoder is not None

@@ -1,0 +1,82 @@
+"""From an adapter's folder to the base model that it names, with the adapter on it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from hunmin.adapters import freeze
+from hunmin.auto import load
+from hunmin.errors import ConfigError, say
+from hunmin.model import PreTrainedModel
+from hunmin.peft.config import PeftConfig, TaskType
+from hunmin.peft.model import PeftModel
+
+TASKS = {
+    TaskType.SEQ_CLS: "SequenceClassification",
+    TaskType.SEQ_2_SEQ_LM: "Seq2SeqLM",
+    TaskType.CAUSAL_LM: "CausalLM",
+    TaskType.TOKEN_CLS: "TokenClassification",
+    TaskType.QUESTION_ANS: "QuestionAnswering",
+    TaskType.FEATURE_EXTRACTION: "Model",
+}
+
+
+class AutoPeftModel:
+    """The base model for the task that the adapter was trained for."""
+
+    task: ClassVar[str | None] = None
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, adapter_name: str = "default", *, is_trainable: bool = False, **options: Any
+    ) -> PeftModel:
+        """Load the base model that the folder names, with ``options``, and put the adapter on it.
+
+        Raises ConfigError when the folder names no base model or no task, else as ``PeftModel.from_pretrained``.
+        """
+        place = {k: options.pop(k) for k in ("subfolder",) if k in options}
+        config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **place)
+        task = cls.task or (TASKS[TaskType(config.task_type)] if config.task_type is not None else None)
+        if not config.base_model_name_or_path or task is None:
+            raise ConfigError(
+                say(
+                    f"{pretrained_model_name_or_path} names no base model or task. Load that model, then PeftModel.from_pretrained(model, folder).",
+                    f"{pretrained_model_name_or_path}에 원본 모델이나 작업이 적혀 있지 않습니다. "
+                    "모델을 먼저 불러오고 PeftModel.from_pretrained(model, folder)를 쓰세요.",
+                )
+            )
+        if config.revision is not None:
+            options.setdefault("revision", config.revision)
+        base = load(config.base_model_name_or_path, task, **options)
+        return PeftModel.from_pretrained(base, pretrained_model_name_or_path, adapter_name, is_trainable=is_trainable, **place)
+
+
+class AutoPeftModelForCausalLM(AutoPeftModel):
+    task = "CausalLM"
+
+
+class AutoPeftModelForSeq2SeqLM(AutoPeftModel):
+    task = "Seq2SeqLM"
+
+
+class AutoPeftModelForSequenceClassification(AutoPeftModel):
+    task = "SequenceClassification"
+
+
+class AutoPeftModelForTokenClassification(AutoPeftModel):
+    task = "TokenClassification"
+
+
+class AutoPeftModelForQuestionAnswering(AutoPeftModel):
+    task = "QuestionAnswering"
+
+
+def prepare_model_for_kbit_training(model: PreTrainedModel) -> PreTrainedModel:
+    """Freeze a quantized model and keep what is not quantized (norms, embeddings, head) in fp32, for stable training on top of it."""
+    freeze(model)
+    for p in model.parameters():
+        if p.dtype in (torch.float16, torch.bfloat16):
+            p.data = p.data.float()
+    return model
