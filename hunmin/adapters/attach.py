@@ -148,11 +148,9 @@ class Adapters(nn.ModuleDict):
         self.switch.active = tuple(n for n in self.switch.active if n != name)
 
     def use(self, names: Iterable[str]) -> None:
-        """Let these adapters act, on all rows; they alone are trained."""
+        """Let these adapters act, on all rows and in this order."""
         self.unmerge()
         self.switch.active = tuple(names)
-        for name, tree in self.items():
-            tree.requires_grad_(name in self.switch.active)
 
     @contextmanager
     def disabled(self) -> Generator[None]:

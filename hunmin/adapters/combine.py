@@ -29,7 +29,9 @@ def combine(parts: Sequence[Sequence[LoRA]], weights: Sequence[float], way: str,
             )
         )
     if any(part.magnitude is not None for group in parts for part in group):
-        raise InputError(say("DoRA adapters do not add up: their updates are no sums.", "DoRA 어댑터는 합으로 표현되지 않아 합칠 수 없습니다."))
+        raise InputError(
+            say("DoRA adapters do not add up: their updates are no sums.", "DoRA 어댑터는 합으로 표현되지 않아 합칠 수 없습니다.")
+        )
     pairs = [(group[0].lora_A, torch.cat([part.lora_B for part in group])) for group in parts]
     pairs = [(_with(a, group[0].start_A), _with(b, _starts(group), 1)) for (a, b), group in zip(pairs, parts, strict=True)]
     scales = [w * group[0].scale for w, group in zip(weights, parts, strict=True)]

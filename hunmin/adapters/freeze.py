@@ -62,7 +62,4 @@ def lora_plus_groups(model: nn.Module, lr: float, ratio: float = 16.0, weight_de
     slow = [p for name, p in trained.items() if not name.endswith(".lora_B")]
     if not fast:
         raise InputError(say("LoRA+ needs a LoRA adapter that is trained.", "LoRA+에는 학습 중인 LoRA 어댑터가 필요합니다."))
-    return [
-        {"params": slow, "lr": lr, "weight_decay": weight_decay},
-        {"params": fast, "lr": lr * ratio, "weight_decay": weight_decay},
-    ]
+    return [{"params": slow, "lr": lr, "weight_decay": weight_decay}, {"params": fast, "lr": lr * ratio, "weight_decay": weight_decay}]

@@ -119,7 +119,10 @@ def build_lora(layers: Sequence[Any], recipe: Recipe) -> list[LoRA]:
     if recipe.init in ("pissa", "olora"):
         if tokens:
             raise InputError(
-                say(f"{recipe.init} starts from linear layers, not embeddings.", f"{recipe.init}는 임베딩이 아닌 선형 층에만 쓸 수 있습니다.")
+                say(
+                    f"{recipe.init} starts from linear layers, not embeddings.",
+                    f"{recipe.init}는 임베딩이 아닌 선형 층에만 쓸 수 있습니다.",
+                )
             )
         a, b = _decomposed(torch.cat([layer.weight.detach() for layer in layers]).to(torch.float32), recipe)
         a, b = a.to(**place), b.to(**place)

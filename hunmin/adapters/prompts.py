@@ -76,8 +76,8 @@ class Prefix(nn.Module):
         self.dim, self.heads = first.dim, spec.attn.kv_heads or spec.attn.heads
         self.blocks = list(blocks if blocks is not None else range(spec.layers))
         self.layers = layers or spec.layers
-        place = first.q.weight if isinstance(first.q, nn.Linear) else backbone.embed.tokens.weight
-        self.table = nn.Parameter(torch.randn(count, self.layers * 2 * self.heads * self.dim, device=place.device))
+        device = backbone.embed.tokens.weight.device
+        self.table = nn.Parameter(torch.randn(count, self.layers * 2 * self.heads * self.dim, device=device))
 
     @property
     def count(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,14 +117,14 @@ def virtual(
     """Virtual tokens for ``model``, and the configuration with the numbers that PEFT writes."""
     backbone = model.decoder or model.encoder
     assert backbone is not None
-    spec, modules = backbone.stack.spec, 2 if model.both else 1
+    spec, modules = backbone.stack.spec, 1
     embedding = model.get_input_embeddings()
     if isinstance(config, PromptTuningConfig):
         made: Prompt | Prefix = Prompt(config.num_virtual_tokens, embedding, prompt_ids(model, config))
         width, heads, layers = embedding.embedding_dim, spec.attn.heads, spec.layers
     else:
         # PEFT lays pairs out for self- and cross-attention of an encoder-decoder and uses the first of each two: layer i reads pair 2 i
-        layers = config.num_layers or (model.encoder.stack.spec.layers if model.both and model.encoder else spec.layers)
+        layers, modules = config.num_layers or spec.layers, 2 if model.both else 1
         blocks = [2 * i % layers for i in range(spec.layers)] if model.both else None
         made = Prefix(config.num_virtual_tokens, backbone, layers, blocks)
         width, heads = made.heads * made.dim, made.heads
@@ -147,23 +147,14 @@ def prompt_ids(model: PreTrainedModel, config: PromptTuningConfig) -> list[int] 
         return None
     from hunmin.text import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)(config.prompt_tuning_init_text)["input_ids"]
+    return AutoTokenizer.from_pretrained(str(config.tokenizer_name_or_path))(config.prompt_tuning_init_text)["input_ids"]
 
 
-def biases(model: PreTrainedModel, config: PeftConfig, adapted: Iterable[str]) -> list[str]:
-    """The base's biases that are trained in place, by canonical name."""
+def biases(model: PreTrainedModel, config: PeftConfig, parts: Mapping[str, Part]) -> list[str]:
+    """The base's biases that are trained in place with an adapter, by canonical name; layers that have a trained copy have theirs there."""
     kind = config.bias if isinstance(config, LoraConfig) else "none"
-    if kind == "none":
-        return []
-    adapted = set(adapted)
-    return [n for n, _ in model.named_parameters() if n.endswith(".bias") and (kind == "all" or n.rpartition(".")[0] in adapted)]
-
-
-def train_biases(model: PreTrainedModel, configs: Sequence[PeftConfig], adapted: Iterable[str]) -> None:
-    adapted = list(adapted)
-    for config in configs:
-        for name in biases(model, config, adapted):
-            model.get_parameter(name).requires_grad_(True)
+    layers = {n: n.rpartition(".")[0] for n, _ in model.named_parameters() if n.endswith(".bias") and kind != "none"}
+    return [n for n, layer in layers.items() if not isinstance(parts.get(layer), Copy) and (kind == "all" or layer in parts)]
 
 
 def weighted(

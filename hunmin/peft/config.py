@@ -132,7 +132,10 @@ class LoraConfig(PeftConfig):
         super().__post_init__()
         if self.bias not in ("none", "all", "lora_only"):
             raise InputError(
-                say(f"bias is 'none', 'all' or 'lora_only', not {self.bias!r}.", f"bias는 'none', 'all', 'lora_only' 중 하나입니다: {self.bias!r}.")
+                say(
+                    f"bias is 'none', 'all' or 'lora_only', not {self.bias!r}.",
+                    f"bias는 'none', 'all', 'lora_only' 중 하나입니다: {self.bias!r}.",
+                )
             )
 
 
@@ -206,9 +209,7 @@ class PrefixTuningConfig(VirtualConfig):
     peft_type: ClassVar[PeftType] = PeftType.PREFIX_TUNING
 
 
-KINDS: dict[str, type[PeftConfig]] = {
-    str(kind.peft_type): kind for kind in (LoraConfig, IA3Config, PromptTuningConfig, PrefixTuningConfig)
-}
+KINDS: dict[str, type[PeftConfig]] = {str(kind.peft_type): kind for kind in (LoraConfig, IA3Config, PromptTuningConfig, PrefixTuningConfig)}
 
 
 def read(place: Source) -> PeftConfig:
@@ -217,7 +218,10 @@ def read(place: Source) -> PeftConfig:
     kind = KINDS.get(str(values.pop("peft_type", None)))
     if kind is None:
         raise ConfigError(
-            say(f"{FILE} has a peft_type that Hunmin does not have. It has: {', '.join(KINDS)}.", f"{FILE}의 peft_type을 지원하지 않습니다. 지원: {', '.join(KINDS)}.")
+            say(
+                f"{FILE} has a peft_type that Hunmin does not have. It has: {', '.join(KINDS)}.",
+                f"{FILE}의 peft_type을 지원하지 않습니다. 지원: {', '.join(KINDS)}.",
+            )
         )
     known = {f.name for f in dataclasses.fields(kind)}
     for key, value in values.items():

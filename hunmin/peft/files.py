@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from hunmin.hub.tensors import Safetensors, TorchFile
 from hunmin.hub.weights import check_numbers
 from hunmin.model import PreTrainedModel
 from hunmin.peft import build
-from hunmin.peft.config import FILE, LoraConfig, PeftConfig, read
+from hunmin.peft.config import FILE, IA3Config, LoraConfig, PeftConfig, read
 from hunmin.peft.names import Site, sites
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 LORA = {".lora_A.weight": "A", ".lora_B.weight": "B", ".lora_embedding_A": "A", ".lora_embedding_B": "B", ".lora_magnitude_vector": "m",
         ".lora_magnitude_vector.weight": "m"}  # fmt: skip
 ENDS = {**LORA, ".ia3_l": "l", ".base_layer.weight": "base"}
+TWICE = re.compile(r"\.(original_module|modules_to_save)\.")  # what PEFT's wrappers hold, stored again under plain names
 
 
 # -------------------------------------------------------------- writing
@@ -48,9 +50,10 @@ def save(peft: PeftModel, name: str, folder: Path) -> None:
             (saved if any(isinstance(p, Copy) for p in mine.values()) else adapted).append(site)
             tensors.update({f"{start}{site.theirs}{end}": t for end, t in _stored(model, site, mine)})
     names = Names(model.config, model.task)
+    inside = {f"{s.theirs}.bias": f"{s.theirs}.base_layer.bias" for s in adapted}  # where PEFT's wrapper has it
     for stored, place in names.stored(build.biases(model, config, parts)).items():
-        tensors[start + stored] = place.write([model.get_parameter(n) for n in place.names])
-    virtual = peft.virtual[name] if name in peft.virtual else None
+        tensors[start + inside.get(stored, stored)] = place.write([model.get_parameter(n) for n in place.names])
+    virtual = dict(peft.virtual.items()).get(name)
     if isinstance(virtual, Prompt | Prefix):
         tensors["prompt_embeddings"] = virtual.table * _scale(model, virtual)
     with whole(folder / WEIGHTS) as part:
@@ -87,7 +90,7 @@ def _stored(model: PreTrainedModel, site: Site, mine: dict[str, Part]) -> Iterat
         yield (".lora_embedding_A" if first.tokens else ".lora_A.weight"), a
         yield (".lora_embedding_B" if first.tokens else ".lora_B.weight"), b
         if first.magnitude is not None:
-            norms = [
+            norms: list[Tensor] = [
                 p.magnitude if p is not None and p.magnitude is not None else torch.linalg.vector_norm(layers[n].weight, dim=1)
                 for n, p in zip(site.ours, loras, strict=True)
             ]
@@ -106,10 +109,11 @@ def _spelled(model: PreTrainedModel, config: Any, parts: dict[str, Part], adapte
     """The configuration in Hugging Face's names, with the ranks that the parts have."""
     changes: dict[str, Any] = {"inference_mode": True}
     if saved:
-        changes["modules_to_save"] = _smallest(model, config.modules_to_save, saved)
+        changes["modules_to_save"] = sorted({_container(s.theirs) for s in saved})
     if hasattr(config, "target_modules"):
         changes |= {"target_modules": _smallest(model, config.target_modules, adapted), "exclude_modules": None}
-    if hasattr(config, "feedforward_modules"):
+    if isinstance(config, IA3Config):
+        changes["target_modules"] = [s.theirs for s in adapted]  # PEFT looks for the next among these strings
         inner = [s for s in adapted if any(isinstance(p := parts.get(n), IA3) and p.feedforward for n in s.ours)]
         changes["feedforward_modules"] = [s.theirs for s in inner]
     if hasattr(config, "fan_in_fan_out"):
@@ -134,6 +138,12 @@ def _rank(part: LoRA, config: LoraConfig) -> tuple[int, float]:
     r = len(part.lora_A) * (1 if part.start_A is None else 2)
     alpha = part.scale * (r**0.5 if config.use_rslora else r)
     return r, int(alpha) if alpha == int(alpha) else alpha
+
+
+def _container(name: str) -> str:
+    """A classifier of several layers is one module to PEFT."""
+    words = name.split(".")
+    return ".".join(words[: next((i + 1 for i, word in enumerate(words) if word in build.HEADS), len(words))])
 
 
 def _smallest(model: PreTrainedModel, asked: Any, chosen: list[Site]) -> list[str]:
@@ -174,8 +184,9 @@ class _Reader:
     def __init__(self, model: PreTrainedModel, config: PeftConfig, place: Source) -> None:
         self.model, self.config, self.tensors = model, config, _tensors(place)
         self.names, self.layers = Names(model.config, model.task), dict(model.named_modules())
+        self.parameters = dict(model.named_parameters())
         self.wrong: list[str] = []
-        self.biases: list[tuple[Tensor, Tensor]] = []
+        self.changed: list[tuple[Tensor, Tensor]] = []  # of the base, once everything is known to fit
 
     def made(self) -> build.Made:
         parts = dict[str, Part]()
@@ -191,15 +202,19 @@ class _Reader:
             made = self._virtual(parts)
         if self.wrong or not self.tensors:
             self._refuse()
-        for old, new in self.biases:
+        for old, new in self.changed:
             old.data.copy_(new)
         return made
 
     def _sites(self) -> dict[tuple[str, tuple[str, ...]], dict[str, Tensor]]:
         """The tensors by the layers that they belong to: (stored name, ours)."""
         out = dict[tuple[str, tuple[str, ...]], dict[str, Tensor]]()
+        trained = isinstance(self.config, LoraConfig) and self.config.bias != "none"
         for key, t in self.tensors.items():
-            if key == "prompt_embeddings":
+            if key == "prompt_embeddings" or TWICE.search(key):
+                continue
+            if trained and key.endswith(".bias") and f"{key.removesuffix('.bias')}.weight" not in self.tensors:
+                self._bias(key, t)
                 continue
             end = next((e for e in ENDS if key.endswith(e)), f".{key.rpartition('.')[2]}")
             for prefix in ("base_model.model.", "base_model.", ""):
@@ -212,6 +227,16 @@ class _Reader:
             else:
                 self.wrong.append(key)
         return out
+
+    def _bias(self, key: str, t: Tensor) -> None:
+        """A bias of the base that was trained in place."""
+        place = self.names.place(key.replace(".base_layer.", ".").removeprefix("base_model.model."))
+        if place is None or any(name not in self.parameters for name in place.names):
+            self.wrong.append(key)
+            return
+        for name, piece in zip(place.names, place.read(t), strict=True):
+            if self._fits(key, piece, tuple(self.parameters[name].shape)):
+                self.changed.append((self.parameters[name], piece))
 
     def _fits(self, key: str, t: Tensor, shape: tuple[int, ...]) -> bool:
         if tuple(t.shape) != shape:
@@ -229,7 +254,11 @@ class _Reader:
         outs = [layer.embedding_dim if tokens else layer.out_features for layer in layers]
         a, b, m = held["A"], held["B"], held.get("m")
         r = a.shape[0]
-        if not self._fits(theirs, a, (r, width)) or not self._fits(theirs, b, (sum(outs), r)) or (m is not None and not self._fits(theirs, m, (sum(outs),))):
+        if (
+            not self._fits(theirs, a, (r, width))
+            or not self._fits(theirs, b, (sum(outs), r))
+            or (m is not None and not self._fits(theirs, m, (sum(outs),)))
+        ):
             return
         made = build_lora(layers, replace(self._recipe(config, Site(theirs, ours)), r=r, dora=m is not None))
         made[0].lora_A.data.copy_(a)
@@ -239,7 +268,7 @@ class _Reader:
                 part.magnitude.data.copy_(m.split(outs)[i])
         parts.update(zip(ours, made, strict=True))
         if "base" in held and self._fits(theirs, held["base"], tuple(first.weight.shape)):
-            self.biases.append((first.weight, held["base"]))  # PEFT stores an adapted embedding's own weight, too
+            self.changed.append((first.weight, held["base"]))  # PEFT stores an adapted embedding's own weight, too
 
     def _recipe(self, config: LoraConfig, site: Site) -> Recipe:
         """Initial values are overwritten, but some of them are what an update is counted from."""
@@ -264,26 +293,25 @@ class _Reader:
                 parts[name] = part
 
     def _whole(self, theirs: str, ours: tuple[str, ...], held: dict[str, Tensor], parts: dict[str, Part]) -> None:
-        """A layer that was trained whole, or one of the base's biases."""
-        trained = isinstance(self.config, LoraConfig) and self.config.bias != "none"
-        alone = set(held) == {"bias"} and trained
+        """A layer that was trained whole."""
         copies = [Copy(self.layers[n]) for n in ours]
         for leaf, t in held.items():
             place: Place | None = self.names.place(f"{theirs}.{leaf}")
             values = place.read(t) if place is not None else [t]
-            for name, copy, value in zip(ours, copies, values, strict=True):
-                old: Any = getattr(self.layers[name] if alone else copy.module, leaf, None)
+            for copy, value in zip(copies, values, strict=True):
+                old: Any = getattr(copy.module, leaf, None)
                 if not isinstance(old, Tensor):
                     self.wrong.append(f"{theirs}.{leaf}")
                 elif self._fits(f"{theirs}.{leaf}", value, tuple(old.shape)):
-                    self.biases.append((old, value))
-        if not alone:
-            parts.update(zip(ours, copies, strict=True))
+                    old.data.copy_(value)
+        parts.update(zip(ours, copies, strict=True))
 
     def _virtual(self, parts: dict[str, Part]) -> build.Made:
         table = self.tensors.get("prompt_embeddings")
         config: Any = self.config
-        config, parts, made = build.virtual(self.model, replace(config, prompt_tuning_init="RANDOM") if hasattr(config, "prompt_tuning_init") else config, parts)
+        config, parts, made = build.virtual(
+            self.model, replace(config, prompt_tuning_init="RANDOM") if hasattr(config, "prompt_tuning_init") else config, parts
+        )
         if table is None:
             self.wrong.append("prompt_embeddings")
         else:
@@ -301,5 +329,3 @@ class _Reader:
                 f"다른 모델({made_for})용 어댑터입니다. 텐서 {count}개가 이 {kind} 모델에 맞지 않습니다. 예: {few}.",
             )
         )
-
-

@@ -108,20 +108,19 @@ class PeftModel(nn.Module):
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         self._known(names)
         if sum(name in self.virtual for name in names) > 1:
-            raise InputError(
-                say("Only one prompt or prefix can act at a time.", "프롬프트나 프리픽스는 한 번에 하나만 쓸 수 있습니다.")
-            )
+            raise InputError(say("Only one prompt or prefix can act at a time.", "프롬프트나 프리픽스는 한 번에 하나만 쓸 수 있습니다."))
         self._trained(names)
 
     def _trained(self, names: Sequence[str]) -> None:
+        """Let ``names`` act, and train those of them that are not for inference only, with their biases of the base."""
         self.adapters.use(names)
-        for name, virtual in self.virtual.items():
-            virtual.requires_grad_(name in names)
-        if any(self.peft_config[name].inference_mode for name in names):
-            self.adapters.requires_grad_(False)
-            self.virtual.requires_grad_(False)
-        elif names:
-            build.train_biases(self.base_model, [self.peft_config[name] for name in names], self.adapters.sites)
+        learning = [name for name in names if not self.peft_config[name].inference_mode]
+        for name, config in self.peft_config.items():
+            self.adapters[name].requires_grad_(name in learning)
+            if name in self.virtual:
+                self.virtual[name].requires_grad_(name in learning)
+            for bias in build.biases(self.base_model, config, self.adapters.at(name)):
+                self.base_model.get_parameter(bias).requires_grad_(name in learning)
 
     def delete_adapter(self, adapter_name: str) -> None:
         self._known([adapter_name])
@@ -134,7 +133,9 @@ class PeftModel(nn.Module):
         for name in names:
             if name not in self.peft_config and name not in also:
                 has = ", ".join(self.peft_config) or "-"
-                raise InputError(say(f"There is no adapter {name!r}. There are: {has}.", f"어댑터 {name!r}이(가) 없습니다. 있는 것: {has}."))
+                raise InputError(
+                    say(f"There is no adapter {name!r}. There are: {has}.", f"어댑터 {name!r}이(가) 없습니다. 있는 것: {has}.")
+                )
 
     @contextmanager
     def disable_adapter(self) -> Generator[None]:
@@ -303,7 +304,7 @@ class PeftModel(nn.Module):
         if not isinstance(ids, Tensor) or base.encoder is None:
             raise InputError(say("generate needs input_ids: the text to read.", "generate에 읽을 텍스트의 input_ids가 필요합니다."))
         pad = base.config.pad_token_id
-        mask = mask if mask is not None else (ids != pad).long() if pad is not None else torch.ones_like(ids)
+        mask = mask if mask is not None else torch.ones_like(ids) if pad is None else torch.ne(ids, pad).long()
         with torch.no_grad():
             embeds, at = prompt.before(base.get_input_embeddings()(ids), Where.padded(mask))
             memory = base.encoder(Tokens(at, embeds=embeds), Context())
@@ -369,4 +370,3 @@ def get_peft_model(model: PreTrainedModel, peft_config: PeftConfig, adapter_name
     """``model``, frozen, with a fresh adapter. Raises InputError when the configuration does not fit the model."""
     peft_config.base_model_name_or_path = peft_config.base_model_name_or_path or model.name_or_path or None
     return PeftModel(model, peft_config, adapter_name)
-

@@ -71,6 +71,7 @@ class QuantizedLinear(nn.Module):
 
     codes: Tensor
     scales: Tensor
+    kind: Kind
 
     def __init__(self, layer: nn.Linear, kind: Kind = "nf4", group: int = GROUP) -> None:
         super().__init__()
@@ -110,7 +111,10 @@ def quantize_linears(model: nn.Module, bits: int = 4, kind: Kind | None = None, 
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and not n.startswith("head")}
     if adapted := [n for n, m in layers.items() if m._forward_hooks]:  # pyright: ignore[reportPrivateUsage]
         raise InputError(
-            say(f"{adapted[0]} has an adapter. Quantize first, then add adapters.", f"{adapted[0]}에 어댑터가 있습니다. 먼저 양자화하고 어댑터를 더하세요.")
+            say(
+                f"{adapted[0]} has an adapter. Quantize first, then add adapters.",
+                f"{adapted[0]}에 어댑터가 있습니다. 먼저 양자화하고 어댑터를 더하세요.",
+            )
         )
     for name, layer in layers.items():
         path, _, leaf = name.rpartition(".")
