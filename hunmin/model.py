@@ -21,6 +21,7 @@ from hunmin.nn.losses import IGNORE, classification_loss, multiple_choice_loss, 
 from hunmin.nn.model import Batch, Model, Result, Tokens
 from hunmin.nn.where import Where
 from hunmin.output import Output
+from hunmin.quantize import QuantizedLinear
 
 if TYPE_CHECKING:
     from hunmin.generate import GenerationConfig
@@ -261,6 +262,13 @@ class PreTrainedModel(Model):
         self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", push_to_hub: bool = False, **hub: Any
     ) -> None:
         """Write config, weights (safetensors) and generation settings under Hugging Face names; ``transformers`` loads the folder."""
+        if packed := next((n for n, m in self.named_modules() if isinstance(m, QuantizedLinear)), None):
+            raise InputError(
+                say(
+                    f"{packed} is quantized, which a Hugging Face folder here cannot hold. Call dequantize_linears(model) before saving.",
+                    f"{packed}이(가) 양자화되어 있어 저장할 수 없습니다. 저장하기 전에 dequantize_linears(model)을 부르세요.",
+                )
+            )
         folder = Path(save_directory)
         self.config["architectures"] = [self.architecture]
         self.config["dtype"] = self.dtype

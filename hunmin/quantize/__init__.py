@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunmin.errors import InputError, say
+from hunmin.nn.linear import Linear
 
 Kind = Literal["int8", "int4", "nf4"]
 GROUP = 64  # weights that share a scale
@@ -128,8 +129,7 @@ def dequantize_linears(model: nn.Module) -> list[str]:
     layers = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedLinear)}
     for name, layer in layers.items():
         path, _, leaf = name.rpartition(".")
-        plain = nn.Linear(1, 1, bias=layer.bias is not None, device="meta")
-        plain.in_features, plain.out_features = layer.in_features, layer.out_features
+        plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         plain.weight = nn.Parameter(layer.weight, requires_grad=False)
         if layer.bias is not None:
             plain.bias = layer.bias
