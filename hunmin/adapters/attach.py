@@ -61,11 +61,6 @@ class Site:
     def before(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self.switch.off or not self.parts:
             return None
-        return (self._each(args[0], lambda part, at, x: part.before(x)), *args[1:])
-
-    def after(self, layer: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
-        if self.switch.off or not self.parts:
-            return y
         x: Tensor = args[0]
         if self.switch.rows is not None and x.ndim == 2 and x.is_floating_point() and not self.path.startswith("head"):
             raise InputError(
@@ -74,6 +69,12 @@ class Site:
                     f"{self.path}은(는) 배치의 행이 아닌 거리 벡터도 투영하므로 어댑터를 섞어 쓸 수 없습니다.",
                 )
             )
+        return (self._each(x, lambda part, at, value: part.before(value)), *args[1:])
+
+    def after(self, layer: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
+        if self.switch.off or not self.parts:
+            return y
+        x: Tensor = args[0]
         return self._each(y, lambda part, at, now: part.after(layer, x[at], y[at], now))
 
     def _each(self, value: Tensor, act: Callable[[Part, Any, Tensor], Tensor]) -> Tensor:
@@ -104,6 +105,14 @@ class Adapters(nn.ModuleDict):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        hooks = [hook for m in model.modules() for hook in m._forward_hooks.values()]  # pyright: ignore[reportPrivateUsage]
+        if any(isinstance(getattr(hook, "__self__", None), Site) for hook in hooks):
+            raise InputError(
+                say(
+                    "This model has adapters already: add to them with add_adapter, or take them off with unload() first.",
+                    "이 모델에는 이미 어댑터가 있습니다. add_adapter로 더하거나 먼저 unload()로 떼어 내세요.",
+                )
+            )
         self._model = (model,)  # in a tuple: a neighbour, not a child
         self.switch = Switch()
         self.sites: dict[str, Site] = {}

@@ -41,8 +41,21 @@ class PeftType(StrEnum):
     PREFIX_TUNING = "PREFIX_TUNING"
 
 
+TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "None": (type(None),),
+                                      "list": (list, tuple, set), "dict": (dict,), "TaskType": (TaskType,)}  # fmt: skip
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value is of the annotated type, down to the items of a list and the values of a dict."""
+    outer, _, inner = kind.partition("[")
+    if not isinstance(value, TYPES[outer]) or (isinstance(value, bool) and outer != "bool"):
+        return False
+    items: Any = value.values() if isinstance(value, dict) else value
+    return not inner or all(_is(item, inner.rstrip("]").rpartition(", ")[2]) for item in items)
+
+
 def checked(cls: type[T]) -> type[T]:
-    """Unknown options are errors that name the known ones."""
+    """Unknown options are errors that name the known ones, and so are values of another type than the annotated."""
     build: Callable[..., None] = cls.__init__
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
 
@@ -56,6 +69,15 @@ def checked(cls: type[T]) -> type[T]:
                 )
             )
         build(self, *args, **options)
+        for f in dataclasses.fields(self):
+            value, kinds = getattr(self, f.name), str(f.type).split(" | ")
+            if not any(_is(value, kind) for kind in kinds):
+                raise InputError(
+                    say(
+                        f"{cls.__name__}: {f.name} is {' or '.join(kinds)}, not {str(value)[:60]!r}.",
+                        f"{cls.__name__}: {f.name}의 형식은 {' 또는 '.join(kinds)}이어야 합니다. 받은 값: {str(value)[:60]!r}.",
+                    )
+                )
 
     cls.__init__ = init
     return cls
@@ -164,7 +186,7 @@ class VirtualConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_virtual_tokens < 1:
+        if isinstance(self.num_virtual_tokens, int) and self.num_virtual_tokens < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
                 say(
                     f"num_virtual_tokens is one or more, not {self.num_virtual_tokens}.",
@@ -232,7 +254,4 @@ def read(place: Source) -> PeftConfig:
                     f"{FILE}의 {key}={str(value)[:60]}은(는) 계산할 수 없습니다.",
                 )
             )
-    try:
-        return kind(**{k: v for k, v in values.items() if k in known})
-    except TypeError as error:
-        raise ConfigError(say(f"{FILE} cannot be used: {error}", f"{FILE}을(를) 쓸 수 없습니다: {error}")) from None
+    return kind(**{k: v for k, v in values.items() if k in known})

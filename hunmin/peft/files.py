@@ -253,7 +253,7 @@ class _Reader:
         width = first.num_embeddings if tokens else first.in_features
         outs = [layer.embedding_dim if tokens else layer.out_features for layer in layers]
         a, b, m = held["A"], held["B"], held.get("m")
-        r = a.shape[0]
+        r = len(a) if a.ndim == 2 and len(a) else -1
         if (
             not self._fits(theirs, a, (r, width))
             or not self._fits(theirs, b, (sum(outs), r))

@@ -50,14 +50,7 @@ class PeftModel(nn.Module):
     ) -> None:
         """``made`` is the adapter where it was read from a folder; without it a fresh one is made."""
         super().__init__()
-        if not isinstance(model, PreTrainedModel):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(
-                say(
-                    f"An adapter needs a model of Hunmin, not {type(model).__name__}.",
-                    f"어댑터는 Hunmin 모델에 붙입니다. 받은 것: {type(model).__name__}.",
-                )
-            )
-        made = made or build.make(model, peft_config)
+        made = made or build.make(_plain(model), peft_config)
         self.base_model, self.adapters = model, Adapters(model)
         self.virtual = nn.ModuleDict()  # prompts and prefixes by adapter
         self.peft_config: dict[str, Any] = {}
@@ -82,6 +75,9 @@ class PeftModel(nn.Module):
 
     @property
     def active_adapter(self) -> str:
+        """The first that acts. Raises InputError when none does."""
+        if not self.active_adapters:
+            raise InputError(say("No adapter acts: choose one with set_adapter.", "활성 어댑터가 없습니다. set_adapter로 고르세요."))
         return self.active_adapters[0]
 
     @property
@@ -331,12 +327,24 @@ class PeftModel(nn.Module):
         cls, model: PreTrainedModel, model_id: Any, adapter_name: str = "default", *, is_trainable: bool = False, **options: Any
     ) -> PeftModel:
         """``model`` with the adapter in the PEFT folder ``model_id``. Raises FormatError when it was made for another model."""
-        made = files.load(model, model_id, is_trainable, options)
+        made = files.load(_plain(model), model_id, is_trainable, options)
         return cls(model, made.config, adapter_name, made=made)
 
     def load_adapter(self, model_id: Any, adapter_name: str, *, is_trainable: bool = False, **options: Any) -> None:
         """One more adapter from a PEFT folder; it acts after :meth:`set_adapter`."""
         self.join(adapter_name, files.load(self.base_model, model_id, is_trainable, options))
+
+
+def _plain(model: Any) -> PreTrainedModel:
+    """``model``. Raises InputError when it is not one that adapters can be put on."""
+    if isinstance(model, PreTrainedModel):
+        return model
+    raise InputError(
+        say(
+            f"An adapter needs a model of Hunmin, not {type(model).__name__}. A PeftModel takes more of them with add_adapter.",
+            f"어댑터는 Hunmin 모델에 붙입니다. 받은 것: {type(model).__name__}. PeftModel에는 add_adapter로 더하세요.",
+        )
+    )
 
 
 def _where(text: Tensor, inputs: dict[str, Any], mask: str, where: str) -> Where:
