@@ -103,6 +103,9 @@ class LoRA(Part):
             delta = (ratio - 1) * base[0].to(delta.dtype) + ratio * delta
         return (now[0].to(delta.dtype) + delta).to(now[0].dtype), now[1]
 
+    def extra_repr(self) -> str:
+        return f"r={len(self.lora_A)}, scale={self.scale:g}{', dora' if self.magnitude is not None else ''}"
+
 
 def build_lora(layers: Sequence[Any], recipe: Recipe) -> list[LoRA]:
     """One update over layers that read the same input; A is shared, B is cut along their outputs.

@@ -11,6 +11,7 @@ from torch import nn
 
 from hunmin.adapters import IA3, Adapters, Copy, LoRA, Part, Prefix, Prompt, Recipe, build_lora, combine
 from hunmin.errors import InputError, say
+from hunmin.hub.names import Names
 from hunmin.hub.weights import ties
 from hunmin.model import PreTrainedModel
 from hunmin.peft.config import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, TaskType
@@ -153,7 +154,11 @@ def prompt_ids(model: PreTrainedModel, config: PromptTuningConfig) -> list[int] 
 def biases(model: PreTrainedModel, config: PeftConfig, parts: Mapping[str, Part]) -> list[str]:
     """The base's biases that are trained in place with an adapter, by canonical name; layers that have a trained copy have theirs there."""
     kind = config.bias if isinstance(config, LoraConfig) else "none"
-    layers = {n: n.rpartition(".")[0] for n, _ in model.named_parameters() if n.endswith(".bias") and kind != "none"}
+    if kind == "none":
+        return []
+    named = [n for n, _ in model.named_parameters() if n.endswith(".bias")]
+    stored = Names(model.config, model.task).stored(named)  # BART's final_logits_bias is no bias to PEFT
+    layers = {n: n.rpartition(".")[0] for theirs, place in stored.items() if theirs.endswith(".bias") for n in place.names}
     return [n for n, layer in layers.items() if not isinstance(parts.get(layer), Copy) and (kind == "all" or layer in parts)]
 
 

@@ -203,6 +203,9 @@ class PeftModel(nn.Module):
         sizes = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        return self.get_nb_trainable_parameters()[0 if only_trainable else 1]
+
     def print_trainable_parameters(self) -> None:
         trained, everything = self.get_nb_trainable_parameters()
         print(f"trainable params: {trained:,d} || all params: {everything:,d} || trainable%: {100 * trained / everything:.4f}")
