@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hunmin.peft import PeftType as PeftType
     from hunmin.peft import PrefixTuningConfig as PrefixTuningConfig
     from hunmin.peft import PromptTuningConfig as PromptTuningConfig
+    from hunmin.peft import PromptTuningInit as PromptTuningInit
     from hunmin.peft import TaskType as TaskType
     from hunmin.peft import get_peft_model as get_peft_model
     from hunmin.peft import prepare_model_for_kbit_training as prepare_model_for_kbit_training
@@ -86,7 +87,7 @@ _NAMES = {
     "hunmin.model": "PreTrainedModel",
     "hunmin.peft": "AutoPeftModel AutoPeftModelForCausalLM AutoPeftModelForQuestionAnswering AutoPeftModelForSeq2SeqLM "
     "AutoPeftModelForSequenceClassification AutoPeftModelForTokenClassification IA3Config LoraConfig PeftConfig PeftModel PeftType "
-    "PrefixTuningConfig PromptTuningConfig TaskType get_peft_model prepare_model_for_kbit_training",
+    "PrefixTuningConfig PromptTuningConfig PromptTuningInit TaskType get_peft_model prepare_model_for_kbit_training",
     "hunmin.pipelines": "pipeline",
     "hunmin.text": "AutoTokenizer BatchEncoding Tokenizer",
     "hunmin.train": "DataCollatorForLanguageModeling DataCollatorForMultipleChoice DataCollatorForSeq2Seq "

@@ -97,7 +97,10 @@ def test_merged_equals_unmerged(case: Case, task: str, kind: str, tmp_path: Path
     want = answer(peft, case, task)
     assert difference(want, untouched) > 1e-4, "the adapter acts"
     peft.merge_adapter()
-    assert difference(answer(peft, case, task), want) <= TOLERANCE
+    merged = answer(peft, case, task)
+    assert difference(merged, want) <= TOLERANCE
+    peft.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(answer(peft, case, task), merged), "saving leaves it merged"
     peft.unmerge_adapter()
     assert all(torch.equal(p, plain[n]) for n, p in peft.base_model.named_parameters())
     assert torch.equal(answer(peft, case, task), want)
@@ -377,6 +380,27 @@ def test_training_learns(tmp_path: Path) -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_training_goes_on_after_loading(tmp_path: Path) -> None:
+    causal("gpt2", tmp_path / "base").save_pretrained(tmp_path / "adapter")
+    model = load(tmp_path / "base", "CausalLM")
+    peft = PeftModel.from_pretrained(model, tmp_path / "adapter", is_trainable=True, low_cpu_mem_usage=True)
+    assert {n for n, p in peft.named_parameters() if p.requires_grad} == {
+        n for n, _ in peft.named_parameters() if n.startswith("adapters.")
+    }
+    assert not peft.training and peft.train().base_model.training
+
+
+def test_pipelines_take_adapted_models(models: Path) -> None:
+    from hunmin import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    folder = next(f for f in sorted(models.iterdir()) if "ForSequenceClassification" in (f / "config.json").read_text())
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    plain = pipeline("text-classification", model=model, tokenizer=tokenizer)("one")
+    peft = shaken(get_peft_model(model, LoraConfig()))
+    adapted_answer = pipeline("text-classification", model=peft, tokenizer=tokenizer)("one")
+    assert adapted_answer != plain
 
 
 def test_numbers_of_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

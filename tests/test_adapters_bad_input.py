@@ -55,7 +55,7 @@ OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "scaled tokens": (lambda: IA3Config(target_modules=["wte"]), "wte is a .*Embedding"),
     "no tokens": (lambda: PromptTuningConfig(num_virtual_tokens=0), "num_virtual_tokens is one or more"),
     "tokens as text": (lambda: PrefixTuningConfig(num_virtual_tokens="3"), "num_virtual_tokens is int"),  # type: ignore[arg-type]
-    "prompt": (lambda: PromptTuningConfig(prompt_tuning_init="WORDS"), "prompt_tuning_init is RANDOM, SAMPLE_VOCAB or TEXT"),
+    "prompt": (lambda: PromptTuningConfig(prompt_tuning_init="WORDS"), "prompt_tuning_init is one of RANDOM, SAMPLE_VOCAB, TEXT"),
     "text": (lambda: PromptTuningConfig(prompt_tuning_init="TEXT"), "needs prompt_tuning_init_text"),
     "width": (lambda: PromptTuningConfig(token_dim=5), "token_dim is 32 for this model, not 5"),
     "no kind": (lambda: PeftConfig(), "An adapter is described by LoraConfig"),
@@ -103,6 +103,7 @@ def test_bad_calls(tmp_path: Path) -> None:
         "Only one prompt or prefix": lambda: peft.set_adapter(["prompt", "prefix"]),
         "needs a model of Hunmin, not PeftModel": lambda: get_peft_model(peft, LoraConfig()),  # type: ignore[arg-type]
         "has adapters already": lambda: get_peft_model(peft.base_model, LoraConfig()),
+        "from_pretrained has no option 'torch_typ'. It has: revision": lambda: peft.load_adapter(tmp_path, "x", torch_typ=1),
         "matches no parameter. There are: ": lambda: freeze(peft, "nothing"),
         "not a regular expression": lambda: freeze(peft, "("),
     }

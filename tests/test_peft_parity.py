@@ -129,7 +129,7 @@ def test_ia3(case: Case, task: str, tmp_path: Path) -> None:
     both_ways(case, task, peft().IA3Config(task_type=TYPES[task]), tmp_path)
 
 
-SCALED = [(c, "Seq2SeqLM") for c in CASES if c.id == "bart-scaled"] + [(FIRST[name], "CausalLM") for name in ("gemma2", "gemma3_text")]
+SCALED = [(c, "Seq2SeqLM") for c in CASES if c.id in ("bart-scaled", "m2m_100-plain", "mbart-scaled")] + [(FIRST[name], "CausalLM") for name in ("gemma2", "gemma3_text")]
 # PEFT makes prefixes for encoder-decoders only where both have the same heads and layers, and where heads fill the width.
 SQUARE = {"t5": {"d_kv": 8, "num_decoder_layers": 2}, "bart": {"decoder_attention_heads": 4, "decoder_layers": 2}}
 PREFIXED = [(replace(c, config=c.config | SQUARE.get(c.model_type, {})), t) for c, t in SEVEN]

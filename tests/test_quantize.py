@@ -71,7 +71,8 @@ def test_a_quantized_base_is_close_and_trains(case: Case, task: str, tmp_path: P
     names = quantize_linears(model, bits=8)
     assert names and all(isinstance(model.get_submodule(n), QuantizedLinear) for n in names)
     assert not any(n.startswith("head") for n in names) and sum(p.numel() for p in model.parameters()) < size
-    assert difference(answer(model, case, task), before) < 0.05
+    with torch.inference_mode():  # what it leaves in memory must not hinder training
+        assert difference(answer(model, case, task), before) < 0.05
     peft = get_peft_model(prepare_model_for_kbit_training(model), LoraConfig(target_modules="all-linear", r=2))
     labels = {"SequenceClassification": torch.tensor([1, 0]), "Seq2SeqLM": ROWS}.get(task, ROWS)
     peft.train()(ROWS, MASK, labels=labels).loss.backward()

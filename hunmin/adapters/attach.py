@@ -116,11 +116,8 @@ class Adapters(nn.ModuleDict):
         self._model = (model,)  # in a tuple: a neighbour, not a child
         self.switch = Switch()
         self.sites: dict[str, Site] = {}
+        self.merged: tuple[str, ...] = ()  # the adapters that are in the weights
         self._kept: dict[str, nn.Parameter] = {}  # what merging replaced, by name
-
-    @property
-    def merged(self) -> bool:
-        return bool(self._kept)
 
     def at(self, name: str) -> dict[str, Part]:
         """The parts of an adapter by the path of their layer."""
@@ -182,7 +179,7 @@ class Adapters(nn.ModuleDict):
             self.switch.rows = before
 
     @torch.no_grad()
-    def merge(self, names: Iterable[str]) -> None:
+    def merge(self, names: Sequence[str]) -> None:
         """Fold the adapters into the layers' weights; the original parameters are kept, so that :meth:`unmerge` is exact.
 
         Raises InputError for a quantized layer, whose weights are no numbers to add to.
@@ -213,20 +210,20 @@ class Adapters(nn.ModuleDict):
                 if value is not None and isinstance(old, nn.Parameter):
                     self._kept[f"{path}.{leaf}"] = old  # replaced, not overwritten: what it is tied to stays as it is
                     setattr(layer, leaf, nn.Parameter(value.detach().to(old.dtype), requires_grad=False))
-        self.switch.off = bool(self._kept)
+        self.merged, self.switch.off = tuple(names), True
 
     def unmerge(self) -> None:
         """Put the original parameters back, bit for bit."""
         for name, old in self._kept.items():
             path, _, leaf = name.rpartition(".")
             setattr(self._model[0].get_submodule(path), leaf, old)
-        if self._kept:
-            self._kept, self.switch.off = {}, False
+        if self.merged:
+            self.merged, self._kept, self.switch.off = (), {}, False
 
     def detach(self, keep_merged: bool = False) -> None:
         """Take all hooks off the model, with the merged weights in it or as it was before."""
         if keep_merged:
-            self._kept, self.switch.off = {}, False
+            self.merged, self._kept, self.switch.off = (), {}, False
         for name in list(self):
             self.remove(name)
 

@@ -13,6 +13,7 @@ from hunmin.peft.config import PeftConfig as PeftConfig
 from hunmin.peft.config import PeftType as PeftType
 from hunmin.peft.config import PrefixTuningConfig as PrefixTuningConfig
 from hunmin.peft.config import PromptTuningConfig as PromptTuningConfig
+from hunmin.peft.config import PromptTuningInit as PromptTuningInit
 from hunmin.peft.config import TaskType as TaskType
 from hunmin.peft.model import PeftModel as PeftModel
 from hunmin.peft.model import get_peft_model as get_peft_model

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 
 from hunmin.adapters import freeze
-from hunmin.auto import load
-from hunmin.errors import ConfigError, say
+from hunmin.auto import SOURCE_OPTIONS, load
+from hunmin.errors import ConfigError, say, warn_once
 from hunmin.model import PreTrainedModel
 from hunmin.peft.config import PeftConfig, TaskType
 from hunmin.peft.model import PeftModel
@@ -34,9 +34,12 @@ class AutoPeftModel:
     ) -> PeftModel:
         """Load the base model that the folder names, with ``options``, and put the adapter on it.
 
+        Options about places (``revision``, ``token``, …) are the adapter's; of these ``token``, ``cache_dir`` and ``local_files_only`` are the
+        base's, too.
+
         Raises ConfigError when the folder names no base model or no task, else as ``PeftModel.from_pretrained``.
         """
-        place = {k: options.pop(k) for k in ("subfolder",) if k in options}
+        place = {k: options.pop(k) for k in SOURCE_OPTIONS if k in options}
         config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **place)
         task = cls.task or (TASKS[TaskType(config.task_type)] if config.task_type is not None else None)
         if not config.base_model_name_or_path or task is None:
@@ -47,9 +50,8 @@ class AutoPeftModel:
                     "모델을 먼저 불러오고 PeftModel.from_pretrained(model, folder)를 쓰세요.",
                 )
             )
-        if config.revision is not None:
-            options.setdefault("revision", config.revision)
-        base = load(config.base_model_name_or_path, task, **options)
+        both = {k: place[k] for k in ("token", "cache_dir", "local_files_only") if k in place}
+        base = load(config.base_model_name_or_path, task, revision=config.revision, **both, **options)
         return PeftModel.from_pretrained(base, pretrained_model_name_or_path, adapter_name, is_trainable=is_trainable, **place)
 
 
@@ -73,8 +75,18 @@ class AutoPeftModelForQuestionAnswering(AutoPeftModel):
     task = "QuestionAnswering"
 
 
-def prepare_model_for_kbit_training(model: PreTrainedModel) -> PreTrainedModel:
-    """Freeze a quantized model and keep what is not quantized (norms, embeddings, head) in fp32, for stable training on top of it."""
+def prepare_model_for_kbit_training(model: PreTrainedModel, use_gradient_checkpointing: bool = False) -> PreTrainedModel:
+    """Freeze a quantized model and keep what is not quantized (norms, embeddings, head) in fp32, for stable training on top of it.
+
+    Gradient checkpointing saves memory and changes no result; it is not there yet, and asking for it warns.
+    """
+    if use_gradient_checkpointing:
+        warn_once(
+            say(
+                "Gradient checkpointing is not there yet: training takes more memory.",
+                "그래디언트 체크포인팅은 아직 없어 메모리를 더 씁니다.",
+            )
+        )
     freeze(model)
     for p in model.parameters():
         if p.dtype in (torch.float16, torch.bfloat16):

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from hunmin.auto import SOURCE_OPTIONS
 from hunmin.errors import ConfigError, InputError, say
 from hunmin.hub.config import read_json
 from hunmin.hub.files import Source, resolve
@@ -20,6 +21,7 @@ FILE = "adapter_config.json"
 # Keys of PEFT's files that change no result here: bookkeeping, and settings of features that other keys switch on.
 HARMLESS = {"auto_mapping", "peft_version", "runtime_config", "megatron_core", "qalora_group_size", "fan_in_fan_out", "ensure_weight_tying",
             "prefix_projection", "encoder_hidden_size", "init_weights", "tokenizer_kwargs", "inference_mode"}  # fmt: skip
+MEMORY = ("torch_device", "low_cpu_mem_usage", "autocast_adapter_dtype", "ephemeral_gpu_offload")
 T = TypeVar("T")
 
 
@@ -39,6 +41,14 @@ class PeftType(StrEnum):
     IA3 = "IA3"
     PROMPT_TUNING = "PROMPT_TUNING"
     PREFIX_TUNING = "PREFIX_TUNING"
+
+
+class PromptTuningInit(StrEnum):
+    """What a prompt starts from: noise, tokens of the vocabulary, or a text."""
+
+    RANDOM = "RANDOM"
+    SAMPLE_VOCAB = "SAMPLE_VOCAB"
+    TEXT = "TEXT"
 
 
 TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "None": (type(None),),
@@ -83,6 +93,20 @@ def checked(cls: type[T]) -> type[T]:
     return cls
 
 
+def find(source: Any, options: dict[str, Any]) -> Source:
+    """The folder that ``source`` names. Raises InputError for options that are not about places; PEFT's about memory change nothing."""
+    given = {k: v for k, v in options.items() if k not in MEMORY}
+    if wrong := [k for k in given if k not in SOURCE_OPTIONS]:
+        known = ", ".join(SOURCE_OPTIONS)
+        raise InputError(
+            say(
+                f"from_pretrained has no option {wrong[0]!r}. It has: {known}.",
+                f"from_pretrained에 {wrong[0]!r} 옵션이 없습니다. 있는 옵션: {known}.",
+            )
+        )
+    return resolve(source, **given)
+
+
 @dataclass
 class PeftConfig:
     """What all adapters share; :meth:`from_pretrained` reads any kind."""
@@ -121,7 +145,7 @@ class PeftConfig:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> PeftConfig:
         """The configuration in a PEFT folder. Raises SourceError, FormatError, or ConfigError for what cannot be computed."""
-        place = resolve(pretrained_model_name_or_path, **options)
+        place = find(pretrained_model_name_or_path, options)
         with about(place.name):
             return read(place)
 
@@ -201,17 +225,17 @@ class PromptTuningConfig(VirtualConfig):
     """Prompt tuning (Lester et al. 2021). ``prompt_tuning_init``: RANDOM, SAMPLE_VOCAB, or TEXT with its text and tokenizer."""
 
     peft_type: ClassVar[PeftType] = PeftType.PROMPT_TUNING
-    prompt_tuning_init: str = "RANDOM"
+    prompt_tuning_init: str = PromptTuningInit.RANDOM
     prompt_tuning_init_text: str | None = None
     tokenizer_name_or_path: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompt_tuning_init not in ("RANDOM", "SAMPLE_VOCAB", "TEXT"):
+        if self.prompt_tuning_init not in list(PromptTuningInit):
             raise InputError(
                 say(
-                    f"prompt_tuning_init is RANDOM, SAMPLE_VOCAB or TEXT, not {self.prompt_tuning_init!r}.",
-                    f"prompt_tuning_init은 RANDOM, SAMPLE_VOCAB, TEXT 중 하나입니다: {self.prompt_tuning_init!r}.",
+                    f"prompt_tuning_init is one of {', '.join(PromptTuningInit)}, not {self.prompt_tuning_init!r}.",
+                    f"prompt_tuning_init은 {', '.join(PromptTuningInit)} 중 하나입니다: {self.prompt_tuning_init!r}.",
                 )
             )
         if self.prompt_tuning_init == "TEXT" and not (self.prompt_tuning_init_text and self.tokenizer_name_or_path):

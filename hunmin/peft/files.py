@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from hunmin.adapters import IA3, Copy, LoRA, Part, Prefix, Prompt, Recipe, build_lora
 from hunmin.errors import ConfigError, FormatError, SourceError, say
-from hunmin.hub.files import Source, resolve
+from hunmin.hub.files import Source
 from hunmin.hub.guard import about, whole
 from hunmin.hub.names import Names, Place
 from hunmin.hub.tensors import Safetensors, TorchFile
 from hunmin.hub.weights import check_numbers
 from hunmin.model import PreTrainedModel
 from hunmin.peft import build
-from hunmin.peft.config import FILE, IA3Config, LoraConfig, PeftConfig, read
+from hunmin.peft.config import FILE, IA3Config, LoraConfig, PeftConfig, find, read
 from hunmin.peft.names import Site, sites
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _smallest(model: PreTrainedModel, asked: Any, chosen: list[Site]) -> list[st
 
 def load(model: PreTrainedModel, source: Any, trainable: bool, options: dict[str, Any]) -> build.Made:
     """The adapter at ``source``, for ``model``. Raises FormatError when it was made for another model."""
-    place = resolve(source, **options)
+    place = find(source, options)
     with about(place.name):
         return _Reader(model, replace(read(place), inference_mode=not trainable), place).made()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -164,7 +165,7 @@ class PeftModel(nn.Module):
     # -------------------------------------------------------------- merging
 
     def merge_adapter(self, adapter_names: Sequence[str] | None = None) -> None:
-        """Fold adapters into the base's weights; :meth:`unmerge_adapter` puts the kept originals back, bit for bit."""
+        """Fold adapters into the base's weights; meanwhile no others of layers act. :meth:`unmerge_adapter` puts the originals back, exactly."""
         names = list(adapter_names) if adapter_names is not None else self.active_adapters
         self._known(names)
         if virtual := [name for name in names if name in self.virtual]:
@@ -227,7 +228,7 @@ class PeftModel(nn.Module):
 
     def _acting(self) -> Any:
         """The prompt or prefix that acts, or None."""
-        if self.adapters.switch.off:
+        if self.adapters.switch.off and not self.adapters.merged:
             return None
         return next((self.virtual[name] for name in self.active_adapters if name in self.virtual), None)
 
@@ -317,13 +318,24 @@ class PeftModel(nn.Module):
         """Write PEFT folders: "default" into ``save_directory``, others into folders of their names below it."""
         folder, names = Path(save_directory), list(selected_adapters or self.peft_config)
         self._known(names)
+        merged = self.adapters.merged
         self.adapters.unmerge()
         for name in names:
             files.save(self, name, folder if name == "default" or len(self.peft_config) == 1 else folder / name)
+        if merged:
+            self.adapters.merge(merged)
         if push_to_hub:
             from hunmin.hub.push import push_folder
 
             push_folder(folder, hub.pop("repo_id", folder.name), **hub)
+
+    def push_to_hub(self, repo_id: str, **hub: Any) -> str:
+        """Upload the adapters to ``repo_id``; returns the address of the commit. Options as in :func:`hunmin.hub.push.push_folder`."""
+        from hunmin.hub.push import push_folder
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(Path(folder), repo_id, **hub)
 
     @classmethod
     def from_pretrained(
