@@ -10,7 +10,7 @@ import torch
 
 from hunmin.aliases import current
 from hunmin.arch import FAMILIES, architecture
-from hunmin.errors import ConfigError, InputError, say, warn_once
+from hunmin.errors import ConfigError, InputError, SourceError, say, warn_once
 from hunmin.hub import weights
 from hunmin.hub.config import HARMLESS, Config
 from hunmin.hub.files import Source, resolve
@@ -34,6 +34,13 @@ def read_config(source: Source) -> Config:
             from hunmin.hub.gguf import GGUF
 
             return Config.from_dict(GGUF(source.gguf).config())
+        if source.file("config.json") is None and source.file("adapter_config.json") is not None:
+            raise SourceError(
+                say(
+                    f"{source.name} is an adapter, not a model. Load it with AutoPeftModel.from_pretrained, or onto a model with PeftModel.",
+                    f"{source.name}은(는) 모델이 아니라 어댑터입니다. AutoPeftModel.from_pretrained나 PeftModel로 불러오세요.",
+                )
+            )
         return Config.from_json_file(source.require("config.json"))
 
 

@@ -112,8 +112,9 @@ def test_trained_heads(case: Case, task: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("case", "task"), [p for p in SEVEN if p[1] == "CausalLM"], ids=["gpt2", "llama", "qwen2"])
 @pytest.mark.parametrize("kind", ["adapted", "whole"])
-def test_embeddings(case: Case, task: str, kind: str, tmp_path: Path) -> None:
-    name = "wte" if case.model_type == "gpt2" else "embed_tokens"
+@pytest.mark.parametrize("end", ["input", "output"])
+def test_embeddings(case: Case, task: str, kind: str, end: str, tmp_path: Path) -> None:
+    name = "lm_head" if end == "output" else "wte" if case.model_type == "gpt2" else "embed_tokens"
     options = {"target_modules": [name]} if kind == "adapted" else {"modules_to_save": [name]}
     both_ways(case, task, peft().LoraConfig(task_type=TYPES[task], **options), tmp_path)
 
@@ -129,7 +130,9 @@ def test_ia3(case: Case, task: str, tmp_path: Path) -> None:
     both_ways(case, task, peft().IA3Config(task_type=TYPES[task]), tmp_path)
 
 
-SCALED = [(c, "Seq2SeqLM") for c in CASES if c.id in ("bart-scaled", "m2m_100-plain", "mbart-scaled")] + [(FIRST[name], "CausalLM") for name in ("gemma2", "gemma3_text")]
+SCALED = [(c, "Seq2SeqLM") for c in CASES if c.id in ("bart-scaled", "m2m_100-plain", "mbart-scaled")] + [
+    (FIRST[name], "CausalLM") for name in ("gemma2", "gemma3_text")
+]
 # PEFT makes prefixes for encoder-decoders only where both have the same heads and layers, and where heads fill the width.
 SQUARE = {"t5": {"d_kv": 8, "num_decoder_layers": 2}, "bart": {"decoder_attention_heads": 4, "decoder_layers": 2}}
 PREFIXED = [(replace(c, config=c.config | SQUARE.get(c.model_type, {})), t) for c, t in SEVEN]

@@ -113,6 +113,8 @@ def test_bad_requests(tmp_path: Path) -> None:
         quantize_linears(peft.base_model)
     model = base(case, task, tmp_path)
     quantize_linears(model)
+    with pytest.raises(InputError, match="is quantized and cannot be trained whole"):
+        get_peft_model(model, LoraConfig(modules_to_save=["q"]))
     with pytest.raises(InputError, match="dequantize_linears"):
         model.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()

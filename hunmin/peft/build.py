@@ -16,6 +16,7 @@ from hunmin.hub.weights import ties
 from hunmin.model import PreTrainedModel
 from hunmin.peft.config import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, TaskType
 from hunmin.peft.names import LINEAR, Site, layer_index, pattern_value, pick, sites, unknown
+from hunmin.quantize import QuantizedLinear
 
 HEADS = ("classifier", "score", "qa_outputs", "classification_head")  # what a fresh head is called in checkpoints; trained with the adapter
 FRESH = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "NextSentencePrediction")
@@ -109,6 +110,13 @@ def copies(model: PreTrainedModel, config: PeftConfig) -> list[Site]:
         out.update(dict.fromkeys(hits))
     if model.task in FRESH or config.task_type in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS, TaskType.QUESTION_ANS):
         out.update(dict.fromkeys(s for s in known if set(HEADS) & set(s.theirs.split("."))))
+    if packed := [s.theirs for s in out if isinstance(model.get_submodule(s.ours[0]), QuantizedLinear)]:
+        raise InputError(
+            say(
+                f"modules_to_save: {packed[0]} is quantized and cannot be trained whole. Adapt it, or quantize without it.",
+                f"modules_to_save: {packed[0]}은(는) 양자화되어 통째로 학습할 수 없습니다. 어댑터를 쓰거나 양자화에서 빼세요.",
+            )
+        )
     return list(out)
 
 
