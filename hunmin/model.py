@@ -147,7 +147,7 @@ class PreTrainedModel(Model):
             offset = self.encoder.embed.spec.offset
             if position_ids is not None and offset:  # RoBERTa's users count rows of the table, ours positions
                 position_ids = torch.where(position_ids >= 0, (position_ids - offset).clamp(min=0), position_ids)
-            place = _place(input_ids, seen, attention_mask, position_ids, None, where)
+            place = placed(input_ids, seen, attention_mask, position_ids, None, where)
             batch.encoder = Tokens(place, input_ids, token_type_ids, inputs_embeds)
         if self.decoder is not None:
             if self.both and decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -156,7 +156,7 @@ class PreTrainedModel(Model):
                 decoder_input_ids = self.shift_right(labels if taught else input_ids, decoder_where)
             ids, embeds = (decoder_input_ids, decoder_inputs_embeds) if self.both else (input_ids, inputs_embeds)
             mask, at = (decoder_attention_mask, decoder_where) if self.both else (attention_mask, where)
-            at = _place(ids, embeds, mask, None if self.both else position_ids, cache, at)
+            at = placed(ids, embeds, mask, None if self.both else position_ids, cache, at)
             if batch.encoder is not None and cache is None:
                 _check_packing(batch.encoder.at, at)
             batch.decoder = Tokens(at, ids, None if self.both else token_type_ids, embeds)
@@ -348,7 +348,7 @@ def _memory(encoder_outputs: Any) -> Tensor | None:
     return encoder_outputs["last_hidden_state"] if isinstance(encoder_outputs, Mapping) else encoder_outputs[0]
 
 
-def _place(
+def placed(
     ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, at: Where | None
 ) -> Where:
     """Where the tokens are, from what users pass; ``at`` if that is given. With a cache these tokens follow those in it."""

@@ -101,6 +101,7 @@ def test_bad_calls(tmp_path: Path) -> None:
         "prompt is not a LoRA adapter": lambda: peft.add_weighted_adapter(["prompt"], [1.0], "n"),
         "made of virtual tokens": lambda: peft.merge_adapter(["prefix"]),
         "Only one prompt or prefix": lambda: peft.set_adapter(["prompt", "prefix"]),
+        "needs a model of Hunmin, not Linear": lambda: get_peft_model(torch.nn.Linear(2, 2), LoraConfig()),  # type: ignore[arg-type]
         "needs a model of Hunmin, not PeftModel": lambda: get_peft_model(peft, LoraConfig()),  # type: ignore[arg-type]
         "has adapters already": lambda: get_peft_model(peft.base_model, LoraConfig()),
         "from_pretrained has no option 'torch_typ'. It has: revision": lambda: peft.load_adapter(tmp_path, "x", torch_typ=1),
@@ -132,6 +133,15 @@ def test_bad_calls_with_virtual_tokens(config: PeftConfig, tmp_path: Path) -> No
         peft(ROWS, position_ids=torch.arange(9))
     with pytest.raises(InputError, match="attention_mask has shape"):
         peft(ROWS, MASK[:, :4])
+    with pytest.raises(InputError, match="needs token ids of shape"):
+        peft()
+    with pytest.raises(InputError, match="whole numbers"):
+        peft(ROWS.float())
+    with pytest.raises(InputError, match="Id 586 is outside"):
+        peft(ROWS + 495)
+    both = adapted(FIRST["t5"], "Seq2SeqLM", tmp_path / "t5", config)
+    with pytest.raises(InputError, match="attention_mask has shape"):
+        both.generate(ROWS, attention_mask=MASK[:, :4], max_new_tokens=2)
     with pytest.raises(InputError, match=r"has 70 tokens, the model at most 64|has 67 tokens, the model at most 64"):
         peft(torch.full((1, 64), 5))
     if isinstance(config, PrefixTuningConfig):
@@ -248,6 +258,9 @@ def test_other_adapters_for_another_model(kind: str, tmp_path: Path) -> None:
     model = base(other, other.tasks[0], tmp_path / "other")
     with pytest.raises(HunminError, match=r"made for another model|token_dim is 48 for this model, not 32|token_dim is 8 "):
         PeftModel.from_pretrained(model, tmp_path / "adapter")
+    tensors(tmp_path / "adapter", lambda k, t: t.sum())
+    with pytest.raises(HunminError, match="made for another model"):
+        PeftModel.from_pretrained(load(tmp_path / "base", "CausalLM"), tmp_path / "adapter")
 
 
 def test_automatic_bases(tmp_path: Path) -> None:

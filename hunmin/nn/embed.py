@@ -38,7 +38,7 @@ class TokenEmbedding(nn.Module):
                     f"입력이 {at.end}토큰인데 이 모델은 최대 {spec.positions}토큰까지 받습니다. 입력을 줄이거나 truncation=True로 토큰화하세요.",
                 )
             )
-        x = embeds if embeds is not None else self.tokens(self._checked(ids, spec.vocab))
+        x = embeds if embeds is not None else self.look_up(ids)
         if spec.scale != 1.0:
             x = x * torch.tensor(spec.scale, dtype=x.dtype)  # rounded to the working precision, as the reference does
         if self.types is not None:
@@ -48,6 +48,10 @@ class TokenEmbedding(nn.Module):
         elif spec.sinusoid:
             x = x + sinusoids(at.position + spec.offset, spec.width, spec.sinusoid).to(x.dtype)
         return self.finish(x)
+
+    def look_up(self, ids: Tensor | None) -> Tensor:
+        """The rows of the token table, ``(B, N, C)``, before anything is added. Raises InputError for ids outside of it."""
+        return self.tokens(self._checked(ids, self.spec.vocab))
 
     def finish(self, x: Tensor) -> Tensor:
         """What follows the sum of the embeddings."""

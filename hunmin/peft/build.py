@@ -34,6 +34,14 @@ class Made:
 
 def make(model: PreTrainedModel, config: PeftConfig) -> Made:
     """A fresh adapter for ``model``. Raises InputError when the configuration does not fit it."""
+    if not isinstance(config, LoraConfig | IA3Config | PromptTuningConfig | PrefixTuningConfig):
+        raise InputError(
+            say(
+                f"An adapter is described by LoraConfig, IA3Config, PromptTuningConfig or PrefixTuningConfig, not {type(config).__name__}.",
+                f"어댑터 설정은 LoraConfig, IA3Config, PromptTuningConfig, PrefixTuningConfig 중 하나입니다: {type(config).__name__}.",
+            )
+        )
+    config = replace(config, base_model_name_or_path=config.base_model_name_or_path or model.name_or_path or None)
     saved = copies(model, config)
     parts: dict[str, Part] = {name: Copy(model.get_submodule(name)) for site in saved for name in site.ours}
     match config:
@@ -48,15 +56,8 @@ def make(model: PreTrainedModel, config: PeftConfig) -> Made:
                 if name not in parts:
                     parts[name] = IA3(model.get_submodule(name), inner, config.init_ia3_weights)
             return Made(config, parts)
-        case PromptTuningConfig() | PrefixTuningConfig():
-            return Made(*virtual(model, config, parts))
         case _:
-            raise InputError(
-                say(
-                    f"An adapter is described by LoraConfig, IA3Config, PromptTuningConfig or PrefixTuningConfig, not {type(config).__name__}.",
-                    f"어댑터 설정은 LoraConfig, IA3Config, PromptTuningConfig, PrefixTuningConfig 중 하나입니다: {type(config).__name__}.",
-                )
-            )
+            return Made(*virtual(model, config, parts))
 
 
 def recipe(config: LoraConfig, site: Site) -> Recipe:

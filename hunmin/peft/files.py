@@ -23,7 +23,7 @@ from hunmin.hub.weights import check_numbers
 from hunmin.model import PreTrainedModel
 from hunmin.peft import build
 from hunmin.peft.config import FILE, IA3Config, LoraConfig, PeftConfig, find, read
-from hunmin.peft.names import Site, sites
+from hunmin.peft.names import LINEAR, Site, sites
 
 if TYPE_CHECKING:
     from hunmin.peft.model import PeftModel
@@ -284,6 +284,9 @@ class _Reader:
 
     def _ia3(self, theirs: str, ours: tuple[str, ...], vector: Tensor, parts: dict[str, Part]) -> None:
         layers: list[Any] = [self.layers[n] for n in ours]
+        if not isinstance(layers[0], LINEAR):
+            self.wrong.append(theirs)
+            return
         inner = vector.ndim == 2 and vector.shape[0] == 1 and vector.shape[1] == layers[0].in_features
         outs = [layer.in_features if inner else layer.out_features for layer in layers]
         if self._fits(theirs, vector.flatten(), (sum(outs),)):
@@ -312,7 +315,7 @@ class _Reader:
         config, parts, made = build.virtual(
             self.model, replace(config, prompt_tuning_init="RANDOM") if hasattr(config, "prompt_tuning_init") else config, parts
         )
-        if table is None:
+        if table is None or table.ndim != 2:
             self.wrong.append("prompt_embeddings")
         else:
             rows = table[: made.count]  # PEFT has rows for the decoder, too, and does not use them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from hunmin.adapters import BASE, Adapters, Prefix, Prompt, freeze
 from hunmin.adapters.prompts import moved
 from hunmin.errors import InputError, say
 from hunmin.generate import generate
-from hunmin.model import PreTrainedModel
+from hunmin.model import PreTrainedModel, placed
 from hunmin.nn.attention import Context
 from hunmin.nn.cache import Cache
+from hunmin.nn.embed import TokenEmbedding
+from hunmin.nn.losses import IGNORE
 from hunmin.nn.model import Tokens
 from hunmin.nn.where import Where
 from hunmin.peft import build, files
@@ -247,46 +249,49 @@ class PeftModel(nn.Module):
 
     def _prompted(self, prompt: Prompt, ids: Tensor | None, inputs: dict[str, Any]) -> Any:
         """A prompt stands in front of the first backbone's text."""
-        base = self.base_model
+        base, names = self.base_model, ("attention_mask", "where")
         if inputs.get("encoder_outputs") is not None:  # the prompt is in there
             return base(ids, **inputs)
+        cache, types, labels = inputs.get("past_key_values"), inputs.get("token_type_ids"), inputs.get("labels")
         embeds = inputs.pop("inputs_embeds", None)
-        embeds = embeds if embeds is not None else base.get_input_embeddings()(ids)
-        cache, types, labels = inputs.get("past_key_values"), inputs.pop("token_type_ids", None), inputs.get("labels")
         if cache is not None and cache.length and not base.both:
-            where = _later(cache, embeds, inputs, "attention_mask", "where", prompt.count)
-            return base(inputs_embeds=embeds, where=where, token_type_ids=types, **inputs)
-        embeds, where = prompt.before(embeds, _where(embeds, inputs, "attention_mask", "where"))
+            new = ids.shape[1] if ids is not None else embeds.shape[1]
+            return base(ids, inputs_embeds=embeds, where=_later(cache, new, inputs, *names, prompt.count), **inputs)
+        at = _where(ids, embeds, inputs, *names)
+        embeds, where = prompt.before(embeds if embeds is not None else self._embed().look_up(ids), at)
         if types is not None:
             inputs["token_type_ids"] = torch.cat([types.new_zeros(len(types), prompt.count), types], 1)
         if labels is not None and base.task in ("CausalLM", "TokenClassification", "MaskedLM"):
-            inputs["labels"] = torch.cat([labels.new_full((len(labels), prompt.count), -100), labels], 1)
+            inputs["labels"] = torch.cat([labels.new_full((len(labels), prompt.count), IGNORE), labels], 1)
         if base.both and labels is None and inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
             inputs["decoder_input_ids"] = base.shift_right(ids)
         return base(inputs_embeds=embeds, where=where, **inputs)
 
+    def _embed(self) -> TokenEmbedding:
+        backbone = self.base_model.encoder or self.base_model.decoder
+        assert backbone is not None
+        return backbone.embed
+
     def _prefixed(self, prefix: Prefix, ids: Tensor | None, inputs: dict[str, Any]) -> Any:
         """A prefix stands in the cache of the last backbone's self-attention."""
-        base = self.base_model
-        if base.both and inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
-            labels = inputs.get("labels")
-            inputs["decoder_input_ids"] = base.shift_right(labels if labels is not None else ids)
-        text = inputs.get("inputs_embeds") if ids is None else ids
-        if base.both:
-            text = inputs.get("decoder_input_ids")
-            text = text if text is not None else inputs["decoder_inputs_embeds"]
+        base, text, embeds = self.base_model, ids, inputs.get("inputs_embeds")
         names = ("decoder_attention_mask", "decoder_where") if base.both else ("attention_mask", "where")
-        assert text is not None
-        cache = inputs.pop("past_key_values", None)
-        if cache is not None and cache.length:
-            at = _later(cache, text, inputs, *names, prefix.count)
+        if base.both:
+            embeds, labels = inputs.get("decoder_inputs_embeds"), inputs.get("labels")
+            if inputs.get("decoder_input_ids") is None and embeds is None:
+                inputs["decoder_input_ids"] = base.shift_right(labels if labels is not None else ids)
+            text = inputs.get("decoder_input_ids")
+        cache, given = inputs.pop("past_key_values", None), text if text is not None else embeds
+        if cache is not None and cache.length and given is not None:
+            at = _later(cache, given.shape[1], inputs, *names, prefix.count)
         else:
-            cache, at = cache if cache is not None else Cache(), moved(_where(text, inputs, *names), prefix.count)
-            prefix.fill(cache, len(text), base.dtype)
+            cache, at = cache if cache is not None else Cache(), moved(_where(text, embeds, inputs, *names), prefix.count)
+            prefix.fill(cache, at.shape[0], base.dtype)
         return base(ids, past_key_values=cache, **{names[1]: at}, **inputs)
 
     def generate(self, inputs: Any = None, *, adapter_names: Sequence[str] | None = None, **options: Any) -> Any:
         """As the base model's; ``adapter_names`` gives every row of the input its adapter."""
+        options, inputs = ({**inputs, **options}, None) if isinstance(inputs, Mapping) else (options, inputs)
         prompt = self._acting()
         if isinstance(prompt, Prompt) and self.base_model.both and options.get("encoder_outputs") is None:
             ids = inputs if inputs is not None else options.pop("input_ids", None)
@@ -305,8 +310,9 @@ class PeftModel(nn.Module):
             raise InputError(say("generate needs input_ids: the text to read.", "generate에 읽을 텍스트의 input_ids가 필요합니다."))
         pad = base.config.pad_token_id
         mask = mask if mask is not None else torch.ones_like(ids) if pad is None else torch.ne(ids, pad).long()
+        at = placed(ids, None, mask, None, None, None)
         with torch.no_grad():
-            embeds, at = prompt.before(base.get_input_embeddings()(ids), Where.padded(mask))
+            embeds, at = prompt.before(self._embed().look_up(ids), at)
             memory = base.encoder(Tokens(at, embeds=embeds), Context())
         return {"encoder_outputs": memory, "attention_mask": torch.cat([mask.new_ones(len(mask), prompt.count), mask], 1)}
 
@@ -362,34 +368,23 @@ def _plain(model: Any) -> PreTrainedModel:
     )
 
 
-def _where(text: Tensor, inputs: dict[str, Any], mask: str, where: str) -> Where:
+def _where(ids: Tensor | None, embeds: Tensor | None, inputs: dict[str, Any], mask: str, where: str) -> Where:
     """Where the text is, as told by a mask or directly; takes both out of ``inputs``."""
-    at, given = inputs.pop(where, None), inputs.pop(mask, None)
     if inputs.pop("position_ids", None) is not None:
         raise InputError(
             say("With virtual tokens positions follow from the text: leave position_ids out.", "가상 토큰을 쓸 때는 position_ids를 빼세요.")
         )
-    if at is None and given is not None and tuple(given.shape) != tuple(text.shape[:2]):
-        raise InputError(
-            say(
-                f"{mask} has shape {tuple(given.shape)}, the text {tuple(text.shape[:2])}.",
-                f"{mask}의 모양 {tuple(given.shape)}이(가) 텍스트 {tuple(text.shape[:2])}와(과) 맞지 않습니다.",
-            )
-        )
-    if at is None:
-        at = Where.padded(given) if given is not None else Where.plain(*text.shape[:2], device=text.device)
-    return at
+    return placed(ids, embeds, inputs.pop(mask, None), None, None, inputs.pop(where, None))
 
 
-def _later(cache: Cache, text: Tensor, inputs: dict[str, Any], mask: str, where: str, count: int) -> Where:
-    """Places of tokens whose beginning, virtual tokens and text, is in the cache."""
+def _later(cache: Cache, new: int, inputs: dict[str, Any], mask: str, where: str, count: int) -> Where:
+    """Places of ``new`` tokens whose beginning, virtual tokens and text, is in the cache."""
     inputs.pop(mask, None)  # of the text so far; the cache knows it
     at, before = inputs.pop(where, None), cache.at
     assert before is not None
-    return moved(at, count) if at is not None else before.after(text.shape[1])
+    return moved(at, count) if at is not None else before.after(new)
 
 
 def get_peft_model(model: PreTrainedModel, peft_config: PeftConfig, adapter_name: str = "default") -> PeftModel:
     """``model``, frozen, with a fresh adapter. Raises InputError when the configuration does not fit the model."""
-    peft_config.base_model_name_or_path = peft_config.base_model_name_or_path or model.name_or_path or None
     return PeftModel(model, peft_config, adapter_name)
