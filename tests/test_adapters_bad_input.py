@@ -51,6 +51,7 @@ OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "saved": (lambda: LoraConfig(modules_to_save=["clasifier"]), "modules_to_save: this gpt2 model has no layer 'clasifier'"),
     "saved as text": (lambda: LoraConfig(modules_to_save="lm_head"), "modules_to_save is list\\[str\\] or None"),  # type: ignore[arg-type]
     "pattern": (lambda: LoraConfig(rank_pattern={"c_attn": 0}), "r is a whole number above zero, not 0"),
+    "pattern of nothing": (lambda: LoraConfig(alpha_pattern={"(": 3}), "alpha_pattern: .* is not a regular expression"),
     "dora of tokens": (lambda: LoraConfig(target_modules=["wte"], use_dora=True), "use_dora needs linear layers"),
     "scaled tokens": (lambda: IA3Config(target_modules=["wte"]), "wte is a .*Embedding"),
     "no tokens": (lambda: PromptTuningConfig(num_virtual_tokens=0), "num_virtual_tokens is one or more"),

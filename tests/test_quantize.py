@@ -79,6 +79,22 @@ def test_a_quantized_base_is_close_and_trains(case: Case, task: str, tmp_path: P
     assert {n.rpartition(".")[2] for n, p in peft.named_parameters() if p.grad is not None} >= {"lora_A", "lora_B"}
 
 
+def test_what_is_not_packed_is_in_fp32(tmp_path: Path) -> None:
+    """Preparing a 16-bit model for training changes the precision that it computes in, not its packed weights."""
+    case, task = FIRST["llama"], "CausalLM"
+    model = base(case, task, tmp_path).to(torch.bfloat16)
+    quantize_linears(model, bits=8)
+    low = answer(model, case, task)
+    prepare_model_for_kbit_training(model)
+    assert low.dtype == torch.bfloat16 and {p.dtype for p in model.parameters()} == {torch.float32}
+    seen: set[torch.dtype] = set()
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLinear):
+            layer.register_forward_hook(lambda m, args, y: seen.update((args[0].dtype, y.dtype)))
+    assert difference(low.float(), answer(model, case, task)) < 0.05 and seen == {torch.float32}
+    assert not any(p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"init_lora_weights": "pissa"}], ids=["lora", "dora", "pissa"])
 @kinds
 def test_an_adapter_on_a_quantized_base_travels(kind: Any, options: dict[str, Any], tmp_path: Path) -> None:

@@ -19,6 +19,13 @@ BASE = "__base__"  # in a mixed batch: the row that no adapter serves
 Weights = tuple[Tensor, Tensor | None]  # of a layer: weight (out, in) and bias (out,)
 
 
+def beside(layer: Any) -> dict[str, Any]:
+    """Device and dtype of what stands beside a layer: fp32 where the layer itself has 16 bits, as small updates would be rounded away."""
+    held = next(t for tensors in (layer.parameters(), layer.buffers()) for t in tensors)
+    dtype: torch.dtype = layer.dtype if hasattr(layer, "dtype") else layer.weight.dtype  # a packed weight says what it computes in
+    return {"device": held.device, "dtype": torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype}
+
+
 class Part(nn.Module):
     """What one adapter does at one layer: to its input, to its output, and to its weights when it is merged."""
 

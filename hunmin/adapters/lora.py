@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hunmin.adapters.attach import Part, Weights
+from hunmin.adapters.attach import Part, Weights, beside
 from hunmin.errors import InputError, say
 
 INITS = (True, False, "gaussian", "pissa", "olora")
@@ -116,9 +116,7 @@ def build_lora(layers: Sequence[Any], recipe: Recipe) -> list[LoRA]:
     tokens = isinstance(first, nn.Embedding)
     width = first.num_embeddings if tokens else first.in_features
     outs = [layer.embedding_dim if tokens else layer.out_features for layer in layers]
-    weight: Tensor = first.weight
-    dtype = torch.float32 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
-    place: dict[str, Any] = {"device": weight.device, "dtype": dtype}
+    place = beside(first)
     if recipe.init in ("pissa", "olora"):
         if tokens:
             raise InputError(

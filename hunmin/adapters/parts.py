@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hunmin.adapters.attach import Part, Weights
+from hunmin.adapters.attach import Part, Weights, beside
 
 
 class IA3(Part):
@@ -20,10 +20,8 @@ class IA3(Part):
     def __init__(self, layer: Any, feedforward: bool, init: bool = True) -> None:
         super().__init__()
         self.feedforward = feedforward
-        weight: Tensor = layer.weight
-        dtype = torch.float32 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
         size = layer.in_features if feedforward else layer.out_features
-        values = torch.ones(size, device=weight.device, dtype=dtype)
+        values = torch.ones(size, **beside(layer))
         self.ia3_l = nn.Parameter(values if init else values.normal_())
 
     def before(self, x: Tensor) -> Tensor:

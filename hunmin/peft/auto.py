@@ -12,6 +12,7 @@ from hunmin.errors import ConfigError, say, warn_once
 from hunmin.model import PreTrainedModel
 from hunmin.peft.config import PeftConfig, TaskType
 from hunmin.peft.model import PeftModel
+from hunmin.quantize import QuantizedLinear
 
 TASKS = {
     TaskType.SEQ_CLS: "SequenceClassification",
@@ -91,4 +92,7 @@ def prepare_model_for_kbit_training(model: PreTrainedModel, use_gradient_checkpo
     for p in model.parameters():
         if p.dtype in (torch.float16, torch.bfloat16):
             p.data = p.data.float()
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLinear):
+            layer.dtype = torch.float32
     return model

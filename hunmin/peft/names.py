@@ -40,7 +40,7 @@ def sites(model: PreTrainedModel) -> list[Site]:
     """Every layer with a weight."""
     names, found = Names(model.config, model.task), dict[str, Site]()
     for path, layer in model.named_modules():
-        if not hasattr(layer, "weight"):
+        if not isinstance(layer, QuantizedLinear) and not hasattr(layer, "weight"):  # asking a packed layer would unpack it
             continue
         theirs = names.theirs(f"{path}.weight").removesuffix(".weight")
         place = names.place(f"{theirs}.weight")
@@ -89,16 +89,20 @@ def pick(model: PreTrainedModel, targets: Any, option: str, layers: tuple[type, 
 
 
 def _search(known: Iterable[Site], pattern: str, option: str, into: dict[Site, set[str]]) -> None:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise InputError(
-            say(f"{option}: {pattern!r} is not a regular expression: {error}.", f"{option}: {pattern!r}은(는) 정규식이 아닙니다: {error}.")
-        ) from None
+    expression = _compiled(pattern, option)
     for site in known:
         hits = site.ours if expression.fullmatch(site.theirs) else [n for n in site.ours if expression.fullmatch(n)]
         if hits:
             into.setdefault(site, set()).update(hits)
+
+
+def _compiled(pattern: str, option: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(
+            say(f"{option}: {pattern!r} is not a regular expression: {error}.", f"{option}: {pattern!r}은(는) 정규식이 아닙니다: {error}.")
+        ) from None
 
 
 def _strings(targets: Any, option: str) -> list[str]:
@@ -141,6 +145,7 @@ def layer_index(name: str) -> int | None:
 def pattern_value(patterns: dict[str, Any], site: Site, default: Any) -> Any:
     """The value of the first pattern that ends the site's name, as PEFT reads ``rank_pattern``: a regular expression."""
     for key, value in patterns.items():
-        if any(re.fullmatch(rf"(.*\.)?({key})", name) for name in (site.theirs, *site.ours)):
+        expression = _compiled(rf"(.*\.)?({key})", "rank_pattern, alpha_pattern")
+        if any(expression.fullmatch(name) for name in (site.theirs, *site.ours)):
             return value
     return default
