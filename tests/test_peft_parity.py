@@ -187,3 +187,39 @@ def test_weighted_adapters(tmp_path: Path) -> None:
             model.add_weighted_adapter(["default", "b"], weights, way, way)
             model.set_adapter(way)
         assert difference(logits(ours, case, task), logits(theirs.eval(), case, task)) <= (1e-4 if way == "svd" else TOLERANCE), way
+
+
+@pytest.mark.parametrize(
+    ("case", "task"), [p for p in PREFIXED if p[1] != "SequenceClassification"], ids=lambda v: getattr(v, "model_type", "")
+)
+@pytest.mark.parametrize("kind", ["LoraConfig", "PromptTuningConfig", "PrefixTuningConfig"])
+def test_generated_text(case: Case, task: str, kind: str, tmp_path: Path) -> None:
+    from tests.peer import read_reference
+
+    source = base(case, task, tmp_path)
+    options = {"init_lora_weights": False} if kind == "LoraConfig" else {"num_virtual_tokens": 4}
+    theirs = shaken(peft().get_peft_model(read_reference(task, source), getattr(peft(), kind)(task_type=TYPES[task], **options)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = PeftModel.from_pretrained(load(source, task), tmp_path / "theirs")
+    ids = inputs(case, task)["input_ids"][:1]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "forced_eos_token_id": None}
+    want = theirs.generate(**batch, **settings)[0].tolist()
+    assert ours.generate(**batch, **settings)[0].tolist() == want
+
+
+def test_mixed_rows(tmp_path: Path) -> None:
+    from tests.peer import read_reference
+
+    case, task = next(p for p in SEVEN if p[0].model_type == "llama")
+    source = base(case, task, tmp_path)
+    theirs = peft().get_peft_model(read_reference(task, source), peft().LoraConfig(init_lora_weights=False))
+    theirs.add_adapter("b", peft().LoraConfig(r=3, init_lora_weights=False, target_modules=["k_proj", "down_proj"]))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = PeftModel.from_pretrained(load(source, task), tmp_path / "theirs")
+    ours.load_adapter(tmp_path / "theirs" / "b", "b")
+    batch = inputs(case, task)
+    for names in (["default", "b"], ["b", "__base__"], ["__base__", "default"]):
+        with torch.no_grad():
+            got, want = (m.eval()(**batch, adapter_names=names).logits * MASK[..., None] for m in (ours, theirs))
+        assert difference(got, want) <= TOLERANCE

@@ -207,9 +207,15 @@ def weighted(
     return replace(configs[names[0]], r=main, lora_alpha=main, target_modules=sorted(ranks), exclude_modules=None, **whole), out
 
 
-def untie(model: PreTrainedModel) -> None:
-    """After a merge: what the config ties may have become two tensors. Raises InputError where a config cannot say so."""
-    for alias, source in ties(model.config, model.task).items():
+def tied(model: PreTrainedModel) -> dict[str, str]:
+    """The parameters that are one tensor, alias -> source."""
+    pairs = ties(model.config, model.task).items()
+    return {alias: source for alias, source in pairs if model.get_parameter(alias) is model.get_parameter(source)}
+
+
+def untie(model: PreTrainedModel, before: dict[str, str]) -> None:
+    """Tell the config which of the pairs ``before`` a merge has made two tensors. Raises InputError where a config cannot say so."""
+    for alias, source in before.items():
         if model.get_parameter(alias) is model.get_parameter(source):
             continue
         if alias != "head.out.weight" or getattr(model.head, "scale", 1.0) != 1.0:

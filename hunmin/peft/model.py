@@ -184,9 +184,11 @@ class PeftModel(nn.Module):
 
     def merge_and_unload(self, adapter_names: Sequence[str] | None = None) -> PreTrainedModel:
         """The base model with the adapters in its weights; this object is of no further use."""
+        self.adapters.unmerge()
+        tied = build.tied(self.base_model)
         self.merge_adapter(adapter_names)
         try:
-            build.untie(self.base_model)
+            build.untie(self.base_model, tied)
         except InputError:
             self.adapters.unmerge()
             raise
