@@ -15,7 +15,7 @@ from hunmin.adapters import BASE, Adapters, Prefix, Prompt, freeze
 from hunmin.adapters.prompts import moved
 from hunmin.errors import InputError, say
 from hunmin.generate import generate
-from hunmin.model import PreTrainedModel, placed
+from hunmin.model import PreTrainedModel
 from hunmin.nn.attention import Context
 from hunmin.nn.cache import Cache
 from hunmin.nn.embed import TokenEmbedding
@@ -24,6 +24,7 @@ from hunmin.nn.model import Tokens
 from hunmin.nn.where import Where
 from hunmin.peft import build, files
 from hunmin.peft.config import LoraConfig, PeftConfig
+from hunmin.places import placed
 
 
 class RowCache(Cache):

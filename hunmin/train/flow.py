@@ -42,9 +42,7 @@ class Flow:
             control.should_log = False
             total, count = self._since_log
             if count:
-                logs = {"loss": total / count, "learning_rate": self._rate} | (
-                    {"grad_norm": self._norm} if self._norm is not None else {}
-                )
+                logs = {"loss": total / count, "learning_rate": self._rate} | ({"grad_norm": self._norm} if self._norm is not None else {})
                 self._since_log = (0.0, 0)
                 self.log(logs)
         better = False
