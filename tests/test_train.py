@@ -13,11 +13,15 @@ import torch
 from hunmin import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
+    IA3Config,
     InputError,
+    LoraConfig,
+    PromptTuningConfig,
     Seq2SeqTrainer,
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    get_peft_model,
 )
 from tests.train_cases import MODELS, losses, make, padded, rows, trainer
 
@@ -283,6 +287,32 @@ def test_layers_below_learn_more_slowly(tmp_path: Path) -> None:
     named = {name: rates[id(p)] for name, p in done.model.named_parameters()}
     lower, upper = (named[f"encoder.stack.layers.{i}.attn.q.weight"] for i in (0, 1))
     assert lower == upper / 2 and named["head.out.weight"] == 1e-3
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "prompt"])
+def test_adapters(method: str, tmp_path: Path) -> None:
+    """Only they learn, packed or padded alike; a run goes on from its checkpoint, and their folder is small."""
+    configs = {"lora": LoraConfig(r=4, lora_alpha=8), "ia3": IA3Config(), "prompt": PromptTuningConfig(num_virtual_tokens=3)}
+
+    def made(seed: int = 0) -> Any:
+        torch.manual_seed(seed)
+        return get_peft_model(make("causal"), configs[method])
+
+    data, options = rows("causal"), {"learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 7}
+    if method == "prompt":  # virtual tokens stand before each row, so these are never packed
+        options["data_collator"], data = stack, padded(data)
+    done = trainer(made(), tmp_path / "a", data, **options)
+    done.train()
+    assert losses(done)[-1] < losses(done)[0]
+    if method != "prompt":
+        computed = trainer(made(), tmp_path / "b", padded(data), padding_free=False, data_collator=stack, **options)
+        computed.train()
+        np.testing.assert_allclose(losses(computed), losses(done), rtol=2e-4)
+    same_weights(done.model.get_base_model().decoder.embed, make("causal").decoder.embed)
+    again = trainer(made(1), tmp_path / "a", data, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-7"))
+    assert losses(again) == losses(done)
+    assert not (tmp_path / "a" / "checkpoint-12" / "model.safetensors").exists()
 
 
 def test_a_module_of_ones_own(tmp_path: Path) -> None:

@@ -170,8 +170,9 @@ class Collate:
     """A user's collator, giving batches without padding where the model can take them so."""
 
     def __init__(self, collator: Any, model: Any, padding_free: bool) -> None:
+        before = len(getattr(model, "virtual", ()))  # virtual tokens stand before every row of its own
         model = getattr(model, "base_model", model)  # under adapters
-        self.free = padding_free and isinstance(model, PreTrainedModel)
+        self.free = padding_free and isinstance(model, PreTrainedModel) and not before
         self.labels: Labels | None = TASK_LABELS.get(model.task) if self.free else None
         self.collator = with_packing(collator) if self.free else collator
         if hasattr(self.collator, "padding") and self.collator is not collator and getattr(self.collator, "model", None) is not None:
@@ -189,7 +190,8 @@ class Collate:
 
 def columns_for(model: Any, label_names: Sequence[str]) -> set[str]:
     """Names that the model or a collator reads."""
-    return {*inspect.signature(model.forward).parameters, *label_names, *FOR_COLLATORS}
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # what is under adapters
+    return {*inspect.signature(base.forward).parameters, *label_names, *FOR_COLLATORS}
 
 
 def without_unused(dataset: Any, model: Any, label_names: Sequence[str]) -> Any:

@@ -29,7 +29,7 @@ def factor(
     timescale: int | None = None,
     num_decay_steps: int | None = None,
     warmup_type: str = "linear",
-    decay_type: str = "linear",
+    decay_type: str = "cosine",
 ) -> float:
     """The learning rate at ``step`` as a share of its highest value.
 
@@ -81,6 +81,8 @@ def get_scheduler(
     if num_training_steps is None and name not in ("constant", "constant_with_warmup", "inverse_sqrt"):
         raise InputError(say(f"{name} needs num_training_steps.", f"{name}에 num_training_steps가 필요합니다."))
     highest = optimizer.param_groups[0]["lr"]
+    if "min_lr_ratio" in options:
+        options["min_lr_rate"] = options.pop("min_lr_ratio")
     if "min_lr" in options:
         options["min_lr_rate"] = options.pop("min_lr") / highest
     if name == "polynomial":
