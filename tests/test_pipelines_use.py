@@ -192,8 +192,9 @@ def test_later_batches_are_computed_while_answers_are_used(models: Path, monkeyp
 
     class Slow(TextClassificationPipeline):
         def _forward(self, batch: Any) -> Any:
-            computed.append(len(batch["input_ids"]))
-            return super()._forward(batch)
+            rows = super()._forward(batch)
+            computed.append(len(rows))
+            return rows
 
     monkeypatch.setattr(base, "LOOK_AHEAD", 2)
     work = pipeline("text-classification", model=str(models / "bert-topics"), pipeline_class=Slow)
@@ -230,6 +231,21 @@ def test_batches_change_nothing(task: str, name: str, given: Any, options: dict[
         same(plain(work(inputs, batch_size=size, **options)), alone, f"batch_size={size}")
     lazy = plain(list(work(iter(inputs), batch_size=2, **options)))
     same([a[0] for a in lazy] if "max_new_tokens" in options and task != "text-generation" else lazy, alone)
+
+
+@pytest.mark.parametrize(("task", "name", "given", "options"), WORK, ids=IDS)
+def test_an_encoder_computes_no_padding(task: str, name: str, given: Any, options: dict[str, Any], models: Path) -> None:
+    work = pipe(models, task, name)
+    if work.model.decoder is not None:
+        return
+    first = work.split(options)[0]
+    prepared = work.preprocess(given, **first)
+    items = [*(prepared if isinstance(prepared, list) else [prepared])] * 2
+    items[0] = {
+        k: v[:3] if isinstance(v, list) and len(v) == len(items[0]["input_ids"]) else v for k, v in items[0].items()
+    }  # a shorter one
+    batch = work.collate(items)
+    assert batch["input_ids"].shape == (1, sum(len(item["input_ids"]) for item in items)) and batch["where"].kind == "packed"
 
 
 def test_batches_follow_lengths() -> None:

@@ -20,6 +20,7 @@ import torch
 from hunmin.aliases import current
 from hunmin.errors import FormatError, HunminError, InputError, logger, say, warn_once
 from hunmin.model import PreTrainedModel
+from hunmin.nn.where import Where
 from hunmin.text import BatchEncoding, Tokenizer
 
 LOADING = frozenset(
@@ -44,6 +45,7 @@ class Pipeline:
     ``batch_size`` "auto" puts inputs of similar length together, up to a budget of tokens.
     """
 
+    packs = False  # whether ``_forward`` takes the rows of an encoder one after another, without padding
     budget = 1024  # tokens computed together, padding included: enough to keep matrix units busy, little enough to stay in caches
 
     def __init__(
@@ -271,14 +273,24 @@ class Pipeline:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         return self._batch(items, "left")
 
+    def by_row(self, values: torch.Tensor, batch: BatchEncoding) -> list[torch.Tensor]:
+        """What a model gave for the tokens of a batch, ``(B, N, …)`` or packed ``(1, N, …)``, as ``(N, …)`` for every row without padding."""
+        if "where" in batch:
+            return list(values[0].split(batch["where"].lengths))
+        return [row[mask.bool()] for row, mask in zip(values, batch["attention_mask"], strict=True)]
+
     def collate(self, items: list[BatchEncoding]) -> BatchEncoding:
-        """Items of similar length as one padded batch on the model's device."""
+        """Items as one batch on the model's device: padded ``(B, N)``, or where the pipeline ``packs`` one row ``(1, N)`` and ``where``."""
         return self._batch(items, None)
 
     def _batch(self, items: list[BatchEncoding], side: str | None) -> BatchEncoding:
         arguments = [{k: v for k, v in item.items() if self._is_argument(k)} for item in items]
         if len(items) == 1:
             return BatchEncoding({k: torch.tensor([v], device=self.device) for k, v in arguments[0].items()})
+        if self.packs and side is None and self.model.decoder is None:
+            row = {k: torch.tensor([[v for item in arguments for v in item[k]]], device=self.device) for k in arguments[0]}
+            row.pop("attention_mask", None)
+            return BatchEncoding({**row, "where": Where.packed([len(item["input_ids"]) for item in arguments], self.device)})
         return self.tokenizer.pad(arguments, padding=True, padding_side=side, return_tensors="pt").to(self.device)
 
 

@@ -58,16 +58,17 @@ def sentence_settings(source: Any) -> dict[str, Any]:
     return out
 
 
-def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
-    """hidden ``(B, N, C)`` and mask ``(B, N)`` -> ``(B, C)``."""
-    rows, weights = torch.arange(len(mask), device=mask.device), mask[..., None].to(hidden.dtype)
-    if how == "cls":
-        return hidden[rows, mask.argmax(-1)]
-    if how == "last":
-        return hidden[rows, mask.shape[1] - 1 - mask.flip(-1).argmax(-1)]
-    if how == "max":
-        return hidden.masked_fill(weights == 0, torch.finfo(hidden.dtype).min).amax(1)
-    return (hidden * weights).sum(1) / weights.sum(1)
+def pool(hidden: Tensor, how: str) -> Tensor:
+    """The vectors of a text ``(N, C)`` as one ``(C,)``."""
+    match how:
+        case "cls":
+            return hidden[0]
+        case "last":
+            return hidden[-1]
+        case "max":
+            return hidden.amax(0)
+        case _:
+            return hidden.mean(0)
 
 
 class FeatureExtractionPipeline(Pipeline):
@@ -76,6 +77,8 @@ class FeatureExtractionPipeline(Pipeline):
     ``pooling`` makes one vector a text, ``(C,)``: "mean", "cls", "max", "last", or "auto" - what the model's sentence-transformers files
     say (its normalization included), else the mean.
     """
+
+    packs = True
 
     def preprocess(
         self,
@@ -103,14 +106,13 @@ class FeatureExtractionPipeline(Pipeline):
                     f"알 수 없는 pooling {pooling!r}. 가능: {', '.join(POOLINGS)}.",
                 )
             )
-        hidden, mask = self.model(**batch).last_hidden_state, batch["attention_mask"]
+        rows = self.by_row(self.model(**batch).last_hidden_state, batch)
         stated = self.sentence if pooling == "auto" else {}
+        if pooling != "none":
+            how = stated.get("pooling", "mean") if pooling == "auto" else pooling
+            rows = [pool(row, how) for row in rows]
         unit = normalize if normalize is not None else stated.get("normalize", False)
-        if pooling == "none":
-            hidden = F.normalize(hidden, dim=-1) if unit else hidden
-            return [{"vectors": h[m.bool()]} for h, m in zip(hidden, mask, strict=True)]
-        vectors = pool(hidden, mask, stated.get("pooling", "mean") if pooling == "auto" else pooling)
-        return [{"vectors": v} for v in (F.normalize(vectors, dim=-1) if unit else vectors)]
+        return [{"vectors": F.normalize(row, dim=-1) if unit else row} for row in rows]
 
     def postprocess(self, outputs: dict[str, Any], *, return_tensors: bool | str = False) -> Any:
         """Nested lists, or with ``return_tensors`` a tensor: ``(1, N, C)``, pooled ``(C,)``."""

@@ -17,6 +17,8 @@ class FillMaskPipeline(Pipeline):
     ``targets`` limits the answers to the given words. The mask is ``pipe.tokenizer.mask_token``.
     """
 
+    packs = True
+
     def __call__(self, inputs: Any, **options: Any) -> Any:
         answers = super().__call__(inputs, **options)
         return answers[0] if isinstance(inputs, list) and len(inputs) == 1 else answers
@@ -43,8 +45,8 @@ class FillMaskPipeline(Pipeline):
 
     def _forward(self, batch: BatchEncoding) -> Rows:
         """Logits of the masks only: ``(masks, V)`` a row."""
-        at = batch["input_ids"] == self.tokenizer.mask_token_id
-        return [{"logits": row[where]} for row, where in zip(self.model(**batch).logits, at, strict=True)]
+        at, logits = self.by_row(batch["input_ids"] == self.tokenizer.mask_token_id, batch), self.by_row(self.model(**batch).logits, batch)
+        return [{"logits": row[masks]} for row, masks in zip(logits, at, strict=True)]
 
     def target_ids(self, targets: Any) -> list[int]:
         """Token ids of the words that may be answered; of a word that is no token its first piece, with a warning."""

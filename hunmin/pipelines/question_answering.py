@@ -55,6 +55,8 @@ class QuestionAnsweringPipeline(Pipeline):
     Call it with a question and a context, with ``{"question": …, "context": …}``, or with lists of either.
     """
 
+    packs = True
+
     def is_single(self, inputs: Any) -> bool:
         return isinstance(inputs, dict)
 
@@ -139,7 +141,8 @@ class QuestionAnsweringPipeline(Pipeline):
         if self.model.task == "CausalLM":
             return self._told(batch)
         out = self.model(**batch)
-        return [{"start": s, "end": e} for s, e in zip(out.start_logits.float().cpu(), out.end_logits.float().cpu(), strict=True)]
+        ends = (self.by_row(logits.float().cpu(), batch) for logits in (out.start_logits, out.end_logits))
+        return [{"start": start, "end": end} for start, end in zip(*ends, strict=True)]
 
     def postprocess(
         self,
@@ -162,7 +165,7 @@ class QuestionAnsweringPipeline(Pipeline):
         answers, nothing = list[dict[str, Any]](), 1.0
         for row in outputs:
             allowed = np.array(row["allowed"])
-            start, end = (self._chances(row[key][: len(allowed)].double().numpy(), allowed, row["null"]) for key in ("start", "end"))
+            start, end = (self._chances(row[key].double().numpy(), allowed, row["null"]) for key in ("start", "end"))
             if handle_impossible_answer and row["null"] is not None:
                 nothing = min(nothing, float(start[row["null"]] * end[row["null"]]))
             if row["null"] is not None:

@@ -20,6 +20,8 @@ class TextClassificationPipeline(Pipeline):
     Inputs are texts or pairs, ``{"text": …, "text_pair": …}``. As taught, one text alone gives its answer in a list of one.
     """
 
+    packs = True
+
     def __call__(self, inputs: Any, **options: Any) -> Any:
         answer = super().__call__(inputs, **options)
         return [answer] if isinstance(inputs, str) and "top_k" not in options else answer

@@ -29,6 +29,8 @@ class TokenClassificationPipeline(Pipeline):
     Long texts are read in windows that share ``stride`` tokens.
     """
 
+    packs = True
+
     def preprocess(self, inputs: Any, *, stride: int | None = None, is_split_into_words: bool = False, offset_mapping: Any = None) -> Any:
         if not isinstance(inputs, str):
             raise InputError(
@@ -57,9 +59,7 @@ class TokenClassificationPipeline(Pipeline):
         return rows
 
     def _forward(self, batch: BatchEncoding) -> Rows:
-        lengths = batch["attention_mask"].sum(-1).tolist()
-        left = self.tokenizer.padding_side == "left"
-        return [{"logits": row[-n:] if left else row[:n]} for row, n in zip(self.model(**batch).logits, lengths, strict=True)]
+        return [{"logits": row} for row in self.by_row(self.model(**batch).logits, batch)]
 
     def postprocess(
         self,

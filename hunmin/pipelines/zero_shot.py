@@ -58,6 +58,8 @@ class ZeroShotClassificationPipeline(Pipeline):
     label; the scores are the mean likelihoods of the labels' tokens there.
     """
 
+    packs = True
+
     @property
     def budget(self) -> int:  # type: ignore[override]
         return 512 if self.by_likelihood else Pipeline.budget  # the first computes a vocabulary of logits for every token
