@@ -17,7 +17,18 @@ from hunmin.hub.names import Names
 from hunmin.hub.tensors import write_tensors
 from hunmin.nn.attention import Trace
 from hunmin.nn.cache import Cache
-from hunmin.nn.losses import IGNORE, classification_loss, multiple_choice_loss, next_token_loss, replaced_token_loss, span_loss, token_loss
+from hunmin.nn.heads import LMHead
+from hunmin.nn.losses import (
+    IGNORE,
+    chunked_loss,
+    classification_loss,
+    multiple_choice_loss,
+    next_token_loss,
+    next_tokens,
+    replaced_token_loss,
+    span_loss,
+    token_loss,
+)
 from hunmin.nn.model import Batch, Model, Result, Tokens
 from hunmin.nn.where import Where
 from hunmin.output import Output
@@ -132,16 +143,18 @@ class PreTrainedModel(Model):
         logits_to_keep: int = 0,
         where: Where | None = None,
         decoder_where: Where | None = None,
+        loss_only: bool = False,
     ) -> Any:
         """One forward pass; ``labels`` (or start and end positions) add the loss. Ids and masks are ``(B, N)``.
 
-        ``where`` replaces mask and positions, e.g. ``Where.packed([5, 9])`` for two sequences in one row without padding.
+        ``where`` replaces mask and positions, e.g. ``Where.packed([5, 9])`` for two sequences in one row without padding. ``loss_only``
+        gives a language model's loss without its logits: less memory, and no projection of tokens that have no label.
         Raises InputError for ids outside the vocabulary, empty input, and sequences longer than the model's positions.
         """
         if questions := self._questions(input_ids, labels):
             input_ids, attention_mask, token_type_ids = (_sequences(t) for t in (input_ids, attention_mask, token_type_ids))
         cache = past_key_values if past_key_values is not None else Cache() if use_cache and self.decoder is not None else None
-        batch = Batch(keep=logits_to_keep)
+        batch = Batch(keep=None if loss_only and labels is not None and isinstance(self.head, LMHead) else logits_to_keep)
         if self.encoder is not None:
             batch.memory = memory_of(encoder_outputs)
             seen = batch.memory if input_ids is None and inputs_embeds is None else inputs_embeds
@@ -158,11 +171,10 @@ class PreTrainedModel(Model):
             ids, embeds = (decoder_input_ids, decoder_inputs_embeds) if self.both else (input_ids, inputs_embeds)
             mask, at = (decoder_attention_mask, decoder_where) if self.both else (attention_mask, where)
             at = placed(ids, embeds, mask, None if self.both else position_ids, cache, at)
-            if batch.encoder is not None and cache is None:
-                check_packing(batch.encoder.at, at)
+            check_packing(batch.encoder.at if batch.encoder is not None and cache is None else None, at)
             batch.decoder = Tokens(at, ids, None if self.both else token_type_ids, embeds)
-        states = output_hidden_states if output_hidden_states is not None else bool(self.config.output_hidden_states)
-        attentions = output_attentions if output_attentions is not None else bool(self.config.output_attentions)
+        asked = (output_hidden_states, self.config.output_hidden_states), (output_attentions, self.config.output_attentions)
+        states, attentions = (bool(stated) if told is None else told for told, stated in asked)
         result = self.run(batch, cache, states=states, weights=attentions)
         out = self._output(batch, result, cache, labels, (start_positions, end_positions), states, attentions)
         if questions:
@@ -215,6 +227,8 @@ class PreTrainedModel(Model):
         elif out is not None:
             out = out.squeeze(-1) if self.task in ("PreTraining", "MultipleChoice") else out
             heads = {"loss": _fitting(self._loss, out, labels, batch) if labels is not None else None, "logits": out}
+        elif labels is not None and batch.keep is None:
+            heads = {"loss": _fitting(self._loss_alone, result.hidden, labels, batch)}
 
         def seen(trace: Trace) -> tuple[Any, Any, Any]:
             pick = ((trace.hidden, states), (trace.attentions, attentions), (trace.cross, attentions))
@@ -250,6 +264,17 @@ class PreTrainedModel(Model):
                 return multiple_choice_loss(logits, labels)
             case _:
                 return classification_loss(logits, labels, self.config.problem_type)
+
+    def _loss_alone(self, hidden: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+        """The loss of a language model from its hidden states ``(B, N, C)``, by labelled tokens only."""
+        tokens = batch.decoder or batch.encoder
+        assert tokens is not None and self.head is not None
+        if labels.shape != hidden.shape[:2]:
+            raise ValueError(f"shapes {tuple(labels.shape)} and {tuple(hidden.shape[:2])}")
+        if self.task == "CausalLM":
+            hidden, labels = hidden[:, :-1], next_tokens(labels, tokens.at.segment if tokens.at.kind == "packed" else None)
+        known, head = (labels != IGNORE).to(hidden.device), self.head
+        return chunked_loss(head, lambda part: head(part[None], tokens.at)[0], hidden[known], labels.to(hidden.device)[known])
 
     # -------------------------------------------------------------- generation, files
 

@@ -13,9 +13,9 @@ from hunmin.nn.cache import Cache
 from hunmin.nn.where import Where
 
 
-def check_packing(encoder: Where, decoder: Where) -> None:
-    """Raises InputError unless both rows are packed with as many sequences, or neither is packed."""
-    if (encoder.kind == "packed" or decoder.kind == "packed") and len(encoder.lengths) != len(decoder.lengths):
+def check_packing(encoder: Where | None, decoder: Where) -> None:
+    """Raises InputError unless both rows are packed with as many sequences, or neither is packed, or there is no encoder."""
+    if encoder is not None and (encoder.kind == "packed" or decoder.kind == "packed") and len(encoder.lengths) != len(decoder.lengths):
         raise InputError(
             say(
                 "A packed encoder input needs decoder_where with as many sequences, and the other way round.",

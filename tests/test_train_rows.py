@@ -11,7 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hunmin.nn.losses
 from hunmin.errors import InputError
+from hunmin.nn.heads import LMHead
 from hunmin.nn.losses import IGNORE
 from hunmin.nn.where import Where
 from hunmin.train import flatten, unpadded, without_padding
@@ -37,7 +39,7 @@ def padded(case: Case, task: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("case", "task"), PAIRS, ids=PAIR_IDS)
-def test_loss_and_gradients_of_the_padded_batch(case: Case, task: str, tmp_path: Path) -> None:
+def test_loss_and_gradients_of_the_padded_batch(case: Case, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if task in ("Model", "TextEncoding"):
         return
     write(case, task, tmp_path)
@@ -52,14 +54,19 @@ def test_loss_and_gradients_of_the_padded_batch(case: Case, task: str, tmp_path:
         loss.backward()
         return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
-    (loss, grads), (want, wanted) = run(flat), run(whole)
-    torch.testing.assert_close(loss, want, rtol=1e-5, atol=1e-7)
-    assert set(grads) == set(wanted) and grads
+    want, wanted = run(whole)
     largest = max(float(g.abs().max()) for g in wanted.values())
-    for name, grad in grads.items():
-        torch.testing.assert_close(
-            grad, wanted[name], rtol=1e-5, atol=1e-5 * max(largest, 1e-3), msg=lambda text, name=name: f"{name}: {text}"
-        )
+    # also a language model's loss without its logits, three tokens at a time
+    monkeypatch.setattr(hunmin.nn.losses, "CHUNK", 3)
+    for batch in (flat, flat | {"loss_only": True}, whole | {"loss_only": True}):
+        loss, grads = run(batch)
+        torch.testing.assert_close(loss, want, rtol=1e-5, atol=1e-7)
+        assert set(grads) == set(wanted) and grads
+        for name, grad in grads.items():
+            torch.testing.assert_close(
+                grad, wanted[name], rtol=1e-5, atol=1e-5 * max(largest, 1e-3), msg=lambda text, name=name: f"{name}: {text}"
+            )
+    assert any("logits" in key for key in model(**whole, loss_only=True)) is (not isinstance(model.head, LMHead))
 
 
 def tokenizer(side: str = "right") -> Any:

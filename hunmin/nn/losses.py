@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from hunmin.errors import InputError, say
@@ -28,12 +29,15 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device), ignore_index=IGNORE)
 
 
+def next_tokens(labels: Tensor, segment: Tensor | None = None) -> Tensor:
+    """Labels ``(B, N)`` as targets ``(B, N - 1)`` of the tokens before them; across two segments of a packed row nothing is predicted."""
+    target = labels[:, 1:]
+    return target if segment is None else target.masked_fill((segment[:, 1:] != segment[:, :-1]).to(target.device), IGNORE)
+
+
 def next_token_loss(logits: Tensor, labels: Tensor, segment: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of every token given those before it. Across two ``segment``s ``(B, N)`` of a packed row nothing is predicted."""
-    target = labels[:, 1:].to(logits.device)
-    if segment is not None:
-        target = target.masked_fill(segment[:, 1:] != segment[:, :-1], IGNORE)
-    return token_loss(logits[:, :-1], target)
+    return token_loss(logits[:, :-1], next_tokens(labels, segment))
 
 
 def classification_loss(logits: Tensor, labels: Tensor, problem: Problem | None) -> Tensor:
@@ -85,3 +89,50 @@ def replaced_token_loss(logits: Tensor, labels: Tensor, segment: Tensor) -> Tens
     """Mean binary cross-entropy of "was this token replaced" (Clark et al. 2020) over real tokens: all three ``(B, N)``."""
     real = segment >= 0
     return F.binary_cross_entropy_with_logits(logits[real], labels[real].to(logits.dtype))
+
+
+CHUNK = 1024  # tokens
+
+
+def chunked_loss(head: nn.Module, project: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, size: int | None = None) -> Tensor:
+    """Mean cross-entropy of ``project(hidden)`` against labels ``(K,)``, hidden ``(K, C)``, without the logits ``(K, V)`` of all tokens.
+
+    The logits of ``size`` tokens (``CHUNK``) at a time become their loss and its gradients (for ``hidden`` and the parameters of ``head``),
+    and are gone: memory no longer grows with K times V, and nothing is computed twice.
+    """
+    learning = torch.is_grad_enabled()  # nobody knows inside of the function
+    return _Chunked.apply(project, labels.to(hidden.device), size or CHUNK, learning, hidden, *head.parameters())  # pyright: ignore[reportReturnType]
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, project: Callable[[Tensor], Tensor], labels: Tensor, size: int, learning: bool, hidden: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        """Losses are summed in fp32, gradients in the dtype of what they belong to."""
+        wanted = [t if needed and learning else None for t, needed in zip((hidden, *parameters), ctx.needs_input_grad[4:], strict=True)]
+        grads = [torch.zeros_like(t) if t is not None else None for t in wanted]
+        total = torch.zeros((), device=hidden.device)
+        for i in range(0, len(labels), size):
+            part = hidden[i : i + size].detach()
+            part = part.requires_grad_() if wanted[0] is not None else part
+            with torch.set_grad_enabled(learning):
+                loss = F.cross_entropy(project(part).float(), labels[i : i + size], reduction="sum")
+            total += loss.detach()
+            places = [j for j, t in enumerate(wanted) if t is not None]
+            found = torch.autograd.grad(loss, [part if j == 0 else parameters[j - 1] for j in places]) if places else ()
+            for j, new in zip(places, found, strict=True):
+                grad = grads[j]
+                assert grad is not None
+                if j == 0:
+                    grad[i : i + size] = new
+                else:
+                    grad += new
+        ctx.save_for_backward(*(g for g in grads if g is not None))
+        ctx.kept, ctx.count = [g is not None for g in grads], max(1, len(labels))
+        return total / ctx.count
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        held, scale = iter(ctx.saved_tensors), outer[0] / ctx.count
+        return None, None, None, None, *(next(held) * scale if kept else None for kept in ctx.kept)

@@ -26,12 +26,15 @@ class Tokens:
 
 @dataclass
 class Batch:
-    """Input of a model. ``memory`` is an encoder output ``(B, M, C)`` computed before; ``keep`` asks the head for the last tokens only."""
+    """Input of a model. ``memory`` is an encoder output ``(B, M, C)`` computed before.
+
+    ``keep`` asks the head for the last tokens only, None not to run it.
+    """
 
     encoder: Tokens | None = None
     decoder: Tokens | None = None
     memory: Tensor | None = None
-    keep: int = 0
+    keep: int | None = 0
 
 
 @dataclass
@@ -81,7 +84,7 @@ class Model(nn.Module):
             hidden = self.decoder(tokens, Context(cache, seen, traces[1]))
         assert hidden is not None and tokens is not None
         out = None
-        if self.head is not None:
+        if self.head is not None and batch.keep is not None:
             kept = hidden[:, -batch.keep :] if batch.keep else hidden
             ids = batch.encoder.ids if batch.encoder is not None else tokens.ids
             out = self.head(kept, tokens.at, ids)

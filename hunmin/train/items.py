@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hunmin.errors import InputError, say
 from hunmin.model import PreTrainedModel
+from hunmin.nn.heads import LMHead
 from hunmin.nn.losses import IGNORE
 from hunmin.train import losses
 
@@ -46,6 +47,15 @@ def count_items(batch: Any, model: Any) -> float:
     if task == "CausalLM":  # the first token of a sequence is predicted from nothing
         known = known[:, 1:] if where is None else known[:, 1:] & (where.segment[:, 1:] == where.segment[:, :-1]).to(labels.device)
     return float(known.sum())
+
+
+def loss_alone(model: Any) -> bool:
+    """Whether a language model can give its loss without its logits: one of ours, whole in this process, its head without adapters."""
+    base = getattr(model, "base_model", model)
+    if not isinstance(base, PreTrainedModel) or not isinstance(base.head, LMHead) or len(getattr(model, "virtual", ())):
+        return False
+    hooked = any(module._forward_hooks for module in base.head.modules())  # pyright: ignore[reportPrivateUsage]
+    return not hooked and all(type(p) is nn.Parameter for p in base.head.parameters())
 
 
 def mean_loss(outputs: Any, batch: Mapping[str, Any], model: Any, smoothing: float) -> Tensor:

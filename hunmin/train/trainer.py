@@ -28,7 +28,7 @@ from hunmin.train.data import Batch, Batches, Collate, sized, to_device, without
 from hunmin.train.evaluate import Evaluation
 from hunmin.train.extras import MovingAverage, compiled, noisy_embeddings, out_of_memory, uncompiled
 from hunmin.train.flow import Flow
-from hunmin.train.items import check_labels, count_items, mean_loss
+from hunmin.train.items import check_labels, count_items, loss_alone, mean_loss
 from hunmin.train.optim import create_optimizer, groups_of
 from hunmin.train.resume import Resume
 from hunmin.train.schedules import PLATEAU, get_scheduler
@@ -319,6 +319,8 @@ class Trainer(Flow, Evaluation, Resume):
         items, loss = parallel.total(sum(counts), args.device), torch.zeros((), device=args.device)
         for i, (batch, count) in enumerate(zip(group, counts, strict=True)):
             self._rows += self._size(batch)
+            if not count and items and parallel.processes() == 1:
+                continue  # nothing to learn in it: a mean over nothing is no number
             with parallel.no_sync(model, i + 1 < len(group)):
                 share = count / items if items else 1 / len(group)
                 loss += self.training_step(model, batch, items if self.compute_loss_func is not None else None, share)
@@ -364,7 +366,8 @@ class Trainer(Flow, Evaluation, Resume):
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         else:
             check_labels(inputs, self.model)
-            outputs = model(**inputs)
+            lean = not return_outputs and not self.args.label_smoothing_factor and "labels" in inputs and loss_alone(self.model)
+            outputs = model(**inputs, **({"loss_only": True} if lean else {}))
             loss = mean_loss(outputs, inputs, self.model, self.args.label_smoothing_factor if model.training else 0.0)
         return (loss, outputs) if return_outputs else loss
 
