@@ -28,6 +28,7 @@ class Flow:
     checkpoints: Checkpoints
     evaluate: Callable[..., dict[str, float]]
     save_checkpoint: Callable[..., None]
+    report_to_trial: Callable[[dict[str, float]], None]
     _call: Callable[..., None]
     _since_log: tuple[float, int]
     _norm: float | None
@@ -59,6 +60,7 @@ class Flow:
         kept = self.model.training
         metrics = self.evaluate()
         self.model.train(kept)
+        self.report_to_trial(metrics)
         if self.args.lr_scheduler_type == PLATEAU:
             self.lr_scheduler.step(metrics[named(self.args.metric_for_best_model or "loss")])
         return metrics

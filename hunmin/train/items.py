@@ -20,8 +20,10 @@ def task_of(model: Any) -> str:
     return str(getattr(model, "task", ""))
 
 
-def rows_of(batch: Mapping[str, Any]) -> int:
+def rows_of(batch: Any) -> int:
     """Sequences of a batch, packed or padded."""
+    if not isinstance(batch, Mapping):
+        return len(batch)
     where = batch.get("where")
     if where is not None and where.lengths:
         return len(where.lengths)
@@ -29,10 +31,22 @@ def rows_of(batch: Mapping[str, Any]) -> int:
     return len(first) if first is not None else 1
 
 
+def tokens_of(batch: Any) -> int:
+    """Real tokens of a batch, of an encoder and a decoder together; 0 where it has none."""
+    total = 0
+    for side in ("", "decoder_") if isinstance(batch, Mapping) else ():
+        where, mask, ids = batch.get(f"{side}where"), batch.get(f"{side}attention_mask"), batch.get(f"{side}input_ids")
+        if where is not None and where.lengths:
+            total += sum(where.lengths)
+        elif isinstance(ids, Tensor):
+            total += int(mask.sum()) if isinstance(mask, Tensor) and mask.shape == ids.shape else ids.numel()
+    return total
+
+
 def count_items(batch: Any, model: Any) -> float:
     """What the model's loss of this batch is a mean over: predicted tokens, real tokens, or rows."""
     if not isinstance(batch, Mapping):
-        return float(len(batch))
+        return float(rows_of(batch))
     labels, task = batch.get("labels"), task_of(model)
     if (
         not isinstance(labels, Tensor)

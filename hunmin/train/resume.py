@@ -196,7 +196,7 @@ class Resume:
 
     def create_model_card(self, **about: Any) -> None:
         """``README.md`` in ``output_dir``: the task, the data and settings of the run, and its results."""
-        from hunmin.train.report import model_card
+        from hunmin.train.card import model_card
 
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)

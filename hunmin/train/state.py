@@ -34,7 +34,8 @@ class TrainerState:
     is_local_process_zero: bool = True
     is_hyper_param_search: bool = False
     trial_name: str | None = None
-    num_input_tokens_seen: int = 0
+    num_input_tokens_seen: int = 0  # by this process, without padding
+    num_input_rows_seen: int = 0  # by this process
     callbacks: dict[str, Any] = field(default_factory=dict[str, Any])  # what callbacks want to find again
 
     def save(self, folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -28,15 +28,17 @@ from hunmin.train.data import Batch, Batches, Collate, sized, to_device, without
 from hunmin.train.evaluate import Evaluation
 from hunmin.train.extras import MovingAverage, compiled, noisy_embeddings, out_of_memory, uncompiled
 from hunmin.train.flow import Flow
-from hunmin.train.items import check_labels, count_items, loss_alone, mean_loss
+from hunmin.train.items import check_labels, count_items, loss_alone, mean_loss, rows_of, tokens_of
 from hunmin.train.optim import create_optimizer, groups_of
+from hunmin.train.report import ReportCallback
 from hunmin.train.resume import Resume
 from hunmin.train.schedules import PLATEAU, get_scheduler
+from hunmin.train.search import Search
 from hunmin.train.state import TrainerControl, TrainerState, TrainOutput
 from hunmin.train.trackers import trackers
 
 
-class Trainer(Flow, Evaluation, Resume):
+class Trainer(Flow, Evaluation, Resume, Search):
     """Trains and evaluates a model.
 
     Args:
@@ -76,7 +78,7 @@ class Trainer(Flow, Evaluation, Resume):
         if model is None and model_init is None:
             raise InputError(say("Trainer needs model= or model_init=.", "Trainer에 model=이나 model_init=이 필요합니다."))
         self.model_init = model_init
-        self.model: Any = model if model is not None else model_init() if model_init is not None else None
+        self.model: Any = model if model is not None else self.call_model_init()
         self.processing_class = processing_class if processing_class is not None else tokenizer
         if self.args.tf32 is not None:
             torch.backends.cuda.matmul.allow_tf32 = self.args.tf32
@@ -94,6 +96,7 @@ class Trainer(Flow, Evaluation, Resume):
         self.state.is_world_process_zero = self.state.is_local_process_zero = first
         quiet = self.args.disable_tqdm
         own = [DefaultFlowCallback, PrinterCallback if quiet else ProgressCallback, *(trackers(self.args) if first else [])]
+        own += [ReportCallback] if first and self.args.html_report else []
         self.callback_handler = CallbackList([*own, *(callbacks or [])])
         self.model_wrapped: Any = self.model
         self._average: MovingAverage | None = None
@@ -206,7 +209,7 @@ class Trainer(Flow, Evaluation, Resume):
             torch.use_deterministic_algorithms(True)
         set_seed(args.seed)
         if self.model_init is not None:
-            self.model = self.model_init(trial) if trial is not None else self.model_init()
+            self.model = self.call_model_init(trial)
             self.optimizer = self.lr_scheduler = None
         place = self.checkpoint_to_resume(wanted)
         if place is not None:
@@ -259,13 +262,15 @@ class Trainer(Flow, Evaluation, Resume):
             if getattr(args, name) is not None:
                 setattr(state, name, args.steps_of(name, state.max_steps))
         state.is_world_process_zero = state.is_local_process_zero = self.is_world_process_zero()
+        if self._trial is not None:
+            state.is_hyper_param_search, state.trial_name = True, args.run_name
         self._steps_in_epoch, self._streamed = each, streamed
         self.state, self.control = state, TrainerControl()
 
     def _run(self, data: Any, skip: int) -> TrainOutput:
         """All epochs. ``skip`` batches of the first were computed before."""
         state = self.state
-        self._started, self._first_step, self._rows = time.perf_counter(), state.global_step, 0
+        self._started, self._first_step, self._first_row = time.perf_counter(), state.global_step, state.num_input_rows_seen
         self._call("on_train_begin", train_dataloader=data)
         if self.args.eval_on_start:
             self.evaluate()
@@ -280,7 +285,7 @@ class Trainer(Flow, Evaluation, Resume):
         elif self._average is not None:
             self._average.swap()  # the result of a run with an average is the average
         seconds, steps = time.perf_counter() - self._started, state.global_step - self._first_step
-        rows = parallel.total(self._rows, self.args.device)
+        rows = parallel.total(state.num_input_rows_seen - self._first_row, self.args.device)
         metrics = {"train_runtime": seconds, "train_samples_per_second": rows / seconds, "train_steps_per_second": steps / seconds}
         metrics["train_loss"] = self._losses / max(1, state.global_step)
         self.log(dict(metrics))
@@ -318,7 +323,8 @@ class Trainer(Flow, Evaluation, Resume):
         counts = [count_items(batch, self.model) for batch in group]
         items, loss = parallel.total(sum(counts), args.device), torch.zeros((), device=args.device)
         for i, (batch, count) in enumerate(zip(group, counts, strict=True)):
-            self._rows += self._size(batch)
+            self.state.num_input_rows_seen += rows_of(batch)
+            self.state.num_input_tokens_seen += tokens_of(batch)
             if not count and items and parallel.processes() == 1:
                 continue  # nothing to learn in it: a mean over nothing is no number
             with parallel.no_sync(model, i + 1 < len(group)):
@@ -388,11 +394,3 @@ class Trainer(Flow, Evaluation, Resume):
             return None
         norm = torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], self.args.max_grad_norm)
         return parallel.whole(norm).item()
-
-    @staticmethod
-    def _size(batch: Any) -> int:
-        """Rows of a batch."""
-        if not isinstance(batch, Mapping):
-            return len(batch)
-        where = batch.get("where")
-        return len(where.lengths) if where is not None and where.lengths else len(next(iter(batch.values())))
