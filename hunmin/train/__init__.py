@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hunmin.train.mixing import mixing_rates as mixing_rates
     from hunmin.train.packing import group_texts as group_texts
     from hunmin.train.packing import pack as pack
+    from hunmin.train.report import ReportCallback as ReportCallback
     from hunmin.train.rows import flatten as flatten
     from hunmin.train.rows import unpadded as unpadded
     from hunmin.train.rows import without_padding as without_padding
@@ -44,9 +45,14 @@ if TYPE_CHECKING:
     from hunmin.train.staged import layer_groups as layer_groups
     from hunmin.train.staged import layerwise_parameters as layerwise_parameters
     from hunmin.train.staged import slanted_triangular as slanted_triangular
+    from hunmin.train.state import BestRun as BestRun
     from hunmin.train.state import EvalPrediction as EvalPrediction
     from hunmin.train.state import TrainerControl as TrainerControl
     from hunmin.train.state import TrainerState as TrainerState
+    from hunmin.train.trackers import CodeCarbonCallback as CodeCarbonCallback
+    from hunmin.train.trackers import MLflowCallback as MLflowCallback
+    from hunmin.train.trackers import TensorBoardCallback as TensorBoardCallback
+    from hunmin.train.trackers import WandbCallback as WandbCallback
     from hunmin.train.trainer import Trainer as Trainer
 
 _NAMES = {
@@ -58,12 +64,14 @@ _NAMES = {
     "DataCollatorWithPadding default_data_collator",
     "mixing": "interleave mixing_rates",
     "packing": "group_texts pack",
+    "report": "ReportCallback",
     "rows": "flatten unpadded without_padding",
     "schedules": "get_constant_schedule get_constant_schedule_with_warmup get_cosine_schedule_with_warmup get_linear_schedule_with_warmup "
     "get_scheduler",
     "seq2seq": "Seq2SeqTrainer",
     "staged": "gradual_unfreezing layer_groups layerwise_parameters slanted_triangular",
-    "state": "EvalPrediction TrainerControl TrainerState",
+    "state": "BestRun EvalPrediction TrainerControl TrainerState",
+    "trackers": "CodeCarbonCallback MLflowCallback TensorBoardCallback WandbCallback",
     "trainer": "Trainer",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

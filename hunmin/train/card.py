@@ -77,7 +77,7 @@ def header(known: Mapping[str, Any], results: Mapping[str, float]) -> str:
     """The YAML between two lines of dashes."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    metrics = {name: kind for name in results if (kind := _metric(name)) is not None}
+    metrics = {name: kind for name in results if (kind := metric_kind(name)) is not None}
     kinds, names, tasks = _list(known.get("dataset_tags")), _list(known.get("dataset")), _list(known.get("tasks"))
     settings = _list(known.get("dataset_args"))
     measured = [
@@ -188,7 +188,7 @@ def _data(trainer: Any) -> str:
     return table([("", *names), *((name, *(values.get(key, "") for key in names)) for name, values in told.items())])
 
 
-def _metric(name: str) -> str | None:
+def metric_kind(name: str) -> str | None:
     """The Hub's name for a metric: the longest of its names that is a word of ``name``, which may end in a number or "L"."""
     return max((kind for kind in METRICS if re.search(rf"(^|_){kind}(\d*|L|Lsum)(_|$)", name)), key=len, default=None)
 

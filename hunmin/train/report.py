@@ -206,7 +206,7 @@ def curves(history: Iterable[Mapping[str, Any]], prefixes: Iterable[str]) -> dic
 
 
 def _charts(args: TrainingArguments, state: TrainerState, evaluations: list[str]) -> str:
-    """All curves. A sentence instead when nothing was logged."""
+    """All curves, and a sentence when there is none of the loss."""
     measured, across = state.callbacks.get(KEPT, {}).get("measured", []), say("step", "단계")
 
     def over(rows: Iterable[Mapping[str, Any]], key: str, scale: float = 1.0) -> list[tuple[float, float]]:
@@ -224,10 +224,13 @@ def _charts(args: TrainingArguments, state: TrainerState, evaluations: list[str]
     process, tensors = say("process", "프로세스"), say("GPU tensors", "GPU 텐서")
     used = {process: over(measured, "rss", 2**-30), tensors: over(measured, "gpu", 2**-30)}
     drawn += [chart(say("peak memory (GiB)", "최대 메모리 (GiB)"), used, across)]
-    if not any(drawn):
-        steps = args.logging_steps
-        return f"<p>{escape(say(f'Nothing was logged: logging_steps is {steps}.', f'기록이 없습니다. logging_steps가 {steps}입니다.'))}</p>"
-    return f'<div class="charts">{"".join(drawn)}</div>'
+    steps = args.logging_steps
+    note = (
+        ""
+        if any("loss" in logs for logs in state.log_history)
+        else say(f"No losses were logged: logging_steps is {steps}.", f"기록된 손실이 없습니다. logging_steps가 {steps}입니다.")
+    )
+    return (f"<p>{escape(note)}</p>" if note else "") + f'<div class="charts">{"".join(drawn)}</div>'
 
 
 def _evaluations(state: TrainerState) -> str:
