@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable
+from html import escape
 from typing import Any
 
 from hunmin.errors import InputError, say
@@ -139,27 +140,44 @@ class PrinterCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar over the steps of the run; in a notebook also a growing table of losses and metrics."""
+    """A progress bar over the steps of the run, and one over an evaluation; in a notebook also a growing table of losses and metrics."""
 
     def __init__(self) -> None:
         self.bar: Any = None
+        self.inner: Any = None
         self.table: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_local_process_zero:
             return
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, dynamic_ncols=True, mininterval=0.5)
+        self.bar = bar(total=state.max_steps, initial=state.global_step)
         self.table = NotebookTable() if "ipykernel" in sys.modules else None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, eval_dataloader: Any = None, **_: Any
+    ) -> None:
+        if not state.is_local_process_zero:
+            return
+        if self.inner is None:
+            total = len(eval_dataloader) if eval_dataloader is not None and not eval_dataloader.stream else None
+            self.inner = bar(total=total, leave=self.bar is None, delay=0.5)  # a short evaluation needs none
+        self.inner.update(1)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.inner is not None:
+            self.inner.close()
+            self.inner = None
+
+    on_predict = on_evaluate
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
         if not state.is_local_process_zero:
             return
+        self.on_evaluate(args, state, control)  # logs of an evaluation come when it is over
         if self.table is not None:
             self.table.add(state.global_step, shown(logs))
         elif self.bar is not None:
@@ -173,8 +191,15 @@ class ProgressCallback(TrainerCallback):
             self.bar = None
 
 
+def bar(**options: Any) -> Any:
+    """A progress bar as wide as the terminal, or a notebook's."""
+    from tqdm.auto import tqdm
+
+    return tqdm(dynamic_ncols=True, mininterval=0.5, **options)
+
+
 class NotebookTable:
-    """A table under a notebook's cell: a row a logged step, a column a number."""
+    """A table under a notebook's cell: a row a logged step, a column a number, without speeds. Of a long run the last hundred rows."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, Any]] = {}
@@ -183,7 +208,8 @@ class NotebookTable:
     def add(self, step: int, logs: dict[str, Any]) -> None:
         from IPython.display import HTML, display  # type: ignore[import-not-found]
 
-        self.rows.setdefault(step, {"step": step}).update(logs)
+        told = {name: value for name, value in logs.items() if not name.endswith(("runtime", "_per_second"))}
+        self.rows.setdefault(step, {"step": step}).update(told)
         page = HTML(self.html())
         if self.view is None:
             self.view = display(page, display_id=True)
@@ -191,10 +217,11 @@ class NotebookTable:
             self.view.update(page)
 
     def html(self) -> str:
-        columns = list(dict.fromkeys(key for row in self.rows.values() for key in row))
-        head = "".join(f"<th>{name}</th>" for name in columns)
-        body = "".join("<tr>" + "".join(f"<td>{row.get(name, '')}</td>" for name in columns) + "</tr>" for row in self.rows.values())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        rows = list(self.rows.values())[-100:]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        head = "".join(f"<th>{escape(str(name))}</th>" for name in columns)
+        lines = ("".join(f"<td>{escape(str(row.get(name, '')))}</td>" for name in columns) for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"
 
 
 class LogFileCallback(TrainerCallback):

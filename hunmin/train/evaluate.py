@@ -84,7 +84,7 @@ class Evaluation:
                     count = count_items(batch, self.model)
                     summed += (float(loss) * count, count)
                 found.append((by_row(logits, batch), by_row(labels, batch)) if not loss_only else ([], []))
-                self._call("on_prediction_step")
+                self._call("on_prediction_step", eval_dataloader=batches)
         summed = np.sum(parallel.gather(summed), 0)
         whole = [step for parts in zip(*parallel.gather(found), strict=True) for step in parts]  # batch by batch, process by process
         count = len(dataset) if not batches.stream else sum(len(rows) for rows, _ in whole)
