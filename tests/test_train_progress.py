@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import re
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
+from tqdm import tqdm
 
-from hunmin import TrainerCallback
 from hunmin.train.callbacks import NotebookTable, shown
 from tests.runs import rows, trainer
 
@@ -35,21 +33,18 @@ def screen(text: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-class Slow(TrainerCallback):
-    """Gives the bars time to be drawn."""
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        time.sleep(0.1)
-
-    def on_prediction_step(self, *_: Any, **__: Any) -> None:
-        time.sleep(0.2)
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars that draw every step, as those of a slow run do."""
+    slow = {"mininterval": 0, "miniters": 1, "delay": 0, "ncols": 80}
+    monkeypatch.setattr("hunmin.train.callbacks.bar", lambda **options: tqdm(**{**options, **slow}))
 
 
 def test_bars_and_lines_do_not_tear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = io.StringIO()
     monkeypatch.setattr(sys, "stdout", both)
     monkeypatch.setattr(sys, "stderr", both)
-    run = trainer(tmp_path, disable_tqdm=False, callbacks=[Slow], per_device_eval_batch_size=2)
+    run = trainer(tmp_path, disable_tqdm=False, per_device_eval_batch_size=2)
     run.train()
     run.evaluate()
     monkeypatch.undo()
@@ -58,7 +53,7 @@ def test_bars_and_lines_do_not_tear(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [line for line in lines if line.startswith("{")] == logged
     bars = [line for line in lines if not line.startswith("{")]
     assert len(bars) == 2 and "4/4" in bars[0] and bars[0].startswith("100%")  # of the run, and of the evaluation after it
-    assert "\r" in both.getvalue() and "0/4" in both.getvalue()
+    assert "\x1b[A" in both.getvalue()  # an evaluation's bar stood below the run's, and is gone
 
 
 def test_a_prediction_closes_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +61,7 @@ def test_a_prediction_closes_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     drawn = io.StringIO()
     monkeypatch.setattr(sys, "stderr", drawn)
-    run = trainer(tmp_path, disable_tqdm=False, callbacks=[Slow], per_device_eval_batch_size=2)
+    run = trainer(tmp_path, disable_tqdm=False, per_device_eval_batch_size=2)
     run.predict(rows(6))
     progress = run.pop_callback(ProgressCallback)
     assert isinstance(progress, ProgressCallback) and progress.inner is None
