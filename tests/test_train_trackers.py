@@ -246,9 +246,11 @@ class Meter:
     """``codecarbon.EmissionsTracker``."""
 
     open = 0
+    mode = "intel_rapl"
 
-    def __init__(self, output_dir: str, project_name: str) -> None:
+    def __init__(self, output_dir: str, project_name: str, log_level: str) -> None:
         assert Path(output_dir).is_dir()
+        self._hardware = [SimpleNamespace(_mode=self.mode), SimpleNamespace()]
         self.final_emissions_data: Any = None
 
     def start(self) -> None:
@@ -256,17 +258,21 @@ class Meter:
 
     def stop(self) -> float:
         Meter.open -= 1
-        self.final_emissions_data = SimpleNamespace(energy_consumed=0.5)
+        self.final_emissions_data = SimpleNamespace(cpu_energy=0.5, gpu_energy=0.0, ram_energy=9.0, energy_consumed=9.5)
         return 0.25
 
 
-def test_codecarbon_measures_a_run_for_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["intel_rapl", "cpu_load", "constant"])
+def test_codecarbon_measures_a_run_for_its_report(mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What it only estimates is left out."""
+    monkeypatch.setattr(Meter, "mode", mode)
     fake(monkeypatch, "codecarbon", EmissionsTracker=Meter)
     run = trainer(tmp_path / "new", report_to="codecarbon")
     run.train()
     run.evaluate()
-    assert run.state.callbacks[ENERGY] == {"kwh": 0.5, "kg_co2": 0.25} and Meter.open == 0
-    assert "0.5 kWh" in (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    measured = mode == "intel_rapl"
+    assert run.state.callbacks[ENERGY] == ({"cpu": 0.5} if measured else {}) and Meter.open == 0
+    assert (">500 Wh<" in (tmp_path / "new" / "report.html").read_text(encoding="utf-8")) == measured
 
 
 def test_a_failed_run_leaves_no_meter_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

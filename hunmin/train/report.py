@@ -168,9 +168,9 @@ def summary(args: TrainingArguments, state: TrainerState) -> dict[str, str]:
         say("Peak memory", "최대 메모리"): facts.size(used["rss"]) if "rss" in used else None,
         say("Peak GPU memory", "최대 GPU 메모리"): facts.size(used["gpu"]) if "gpu" in used else None,
     }
-    if energy := state.callbacks.get(ENERGY):
-        tiles[say("Energy (CodeCarbon)", "에너지 (CodeCarbon)")] = f"{energy['kwh']:.4g} kWh"
-        tiles["CO₂ (CodeCarbon)"] = f"{energy['kg_co2']:.4g} kg"
+    for name, title in (("cpu", say("Processor energy", "프로세서 에너지")), ("gpu", say("GPU energy", "GPU 에너지"))):
+        kwh = state.callbacks.get(ENERGY, {}).get(name)
+        tiles[title] = f"{number(1000 * kwh)} Wh" if kwh is not None else None
     return {name: value for name, value in tiles.items() if value is not None}
 
 

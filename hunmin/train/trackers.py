@@ -22,7 +22,8 @@ from hunmin.train.arguments import TrainingArguments, bad
 from hunmin.train.callbacks import TrainerCallback
 from hunmin.train.state import TrainerControl, TrainerState
 
-ENERGY = "energy"  # where CodeCarbon's result lies in ``state.callbacks``
+ENERGY = "energy"  # where CodeCarbon's measured kWh lie in ``state.callbacks``
+MEASURED = {"intel_rapl", "intel_power_gadget", "windows_emi"}  # how CodeCarbon reads a processor's counters, of its modes
 
 
 def rewrite_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +190,11 @@ class MLflowCallback(Tracker):
 
 
 class CodeCarbonCallback(TrainerCallback):
-    """Energy and emissions of a run by CodeCarbon: ``emissions.csv`` in ``output_dir``, and for the report kWh and kg of CO2."""
+    """Energy and emissions of a run by CodeCarbon: ``emissions.csv`` in ``output_dir``, and the kWh that were measured in the report.
+
+    CodeCarbon asks a server where this machine is, for the mix of its electricity, and estimates what it cannot measure. Estimates (memory
+    always, the processor where its counters cannot be read) stay in its file.
+    """
 
     def __init__(self) -> None:
         need("codecarbon")
@@ -203,17 +208,19 @@ class CodeCarbonCallback(TrainerCallback):
         if self.meter is not None:  # of a run that failed
             self.meter.stop()
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        self.meter = EmissionsTracker(output_dir=args.output_dir, project_name=args.run_name or "hunmin")
+        level = os.environ.get("CODECARBON_LOG_LEVEL", "error")  # its messages would tear the progress bar
+        self.meter = EmissionsTracker(output_dir=args.output_dir, project_name=args.run_name or "hunmin", log_level=level)
         self.meter.start()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.meter is None:
             return
-        emitted = self.meter.stop()
-        used = getattr(getattr(self.meter, "final_emissions_data", None), "energy_consumed", None)
+        self.meter.stop()
+        found = getattr(self.meter, "final_emissions_data", None)
+        modes = {getattr(part, "_mode", None) for part in getattr(self.meter, "_hardware", ())}
+        measured = {"gpu": getattr(found, "gpu_energy", 0.0), "cpu": getattr(found, "cpu_energy", 0.0) if modes & MEASURED else 0.0}
+        state.callbacks[ENERGY] = {name: float(kwh) for name, kwh in measured.items() if kwh}
         self.meter = None
-        if used is not None:
-            state.callbacks[ENERGY] = {"kwh": float(used), "kg_co2": float(emitted or 0)}
 
 
 TRACKERS: dict[str, type[TrainerCallback]] = {
