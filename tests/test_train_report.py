@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hunmin import InputError, TrainerCallback, TrainingArguments
 from hunmin.train import facts
 from hunmin.train.card import last_results, model_card
-from hunmin.train.charts import chart, number, thinned, ticks
+from hunmin.train.charts import averaged, chart, number, thinned, ticks
 from hunmin.train.report import REPORT, ReportCallback, curves, duration, report
 from hunmin.train.state import TrainerState
 from hunmin.train.trackers import ENERGY
@@ -115,6 +115,18 @@ def test_chart_is_well_formed_and_inside_its_frame(series: dict[str, list[tuple[
         assert found.names.count("circle") == 2 * sum(map(len, finite.values()))
         places = [float(v) for tag, name, v in found.attributes if tag == "circle" and name in ("cx", "cy")]
         assert all(0 <= place <= 480 for place in places)
+
+
+def test_many_points_have_a_mean_line() -> None:
+    points = [(float(i), float(i % 2)) for i in range(1000)]
+    assert averaged(points[:400]) == []
+    assert averaged(points) == [(i * 10 + 4.5, 0.5) for i in range(100)]
+    drawn = Page(chart("loss", {"train": points, "eval": points[::100]}, "step"))
+    assert [value for tag, name, value in drawn.attributes if tag == "polyline" and name == "class"] == [
+        "line c0 pale",
+        "line c0",
+        "line c1",
+    ]
 
 
 def test_an_evaluation_without_training_keeps_its_colour() -> None:
@@ -258,9 +270,11 @@ def test_several_evaluations_and_a_stream(tmp_path: Path) -> None:
 
     run = trainer(tmp_path, train_dataset=Stream(), eval_dataset={"ko": rows(4), "en": rows(4, 1)}, max_steps=2, eval_strategy="steps")
     run.train()
-    found, _ = page(tmp_path)
+    found, text = page(tmp_path)
     assert {"eval ko", "eval en", "a stream"} <= {part.strip() for part in found.text}
     assert found.titles()[:2] == ["loss", "accuracy"]
+    table = text[text.index('<table class="numbers">') : text.index("<h2>Settings")]
+    assert table.count("<tr>") == 1 + 2 and "eval_en_accuracy" in table and "per_second" not in table  # both evaluations of a step in a row
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.04, "0.0 s"), (59.0, "59.0 s"), (61.2, "0:01:01"), (3 * 3600 + 62, "3:01:02")])

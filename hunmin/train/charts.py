@@ -9,13 +9,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
+from statistics import fmean
 
 Points = Sequence[tuple[float, float]]
 At = Callable[[float, float], tuple[float, float]]
 
 WIDTH, HEIGHT = 480, 230
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 10, 30
-MOST_POINTS, MOST_DOTS, COLOURS = 400, 40, 6
+MOST_POINTS, MOST_DOTS, COLOURS, STRETCHES = 400, 40, 6, 100
 
 
 def number(value: float) -> str:
@@ -56,12 +57,21 @@ def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]
     return kept
 
 
+def averaged(points: Points) -> list[tuple[float, float]]:
+    """The mean of each of a hundred stretches of very many points; nothing for few."""
+    if len(points) <= MOST_POINTS:
+        return []
+    bounds = [round(i * len(points) / STRETCHES) for i in range(STRETCHES + 1)]
+    return [(fmean(x for x, _ in points[a:b]), fmean(y for _, y in points[a:b])) for a, b in pairwise(bounds)]
+
+
 def chart(title: str, series: Mapping[str, Points], across: str) -> str:
     """A figure with a legend and a line for each of ``series``: ``(x, y)`` in the order of x. "" when no y is a finite number.
 
-    ``across`` names the x axis. A point's values appear where the mouse rests on it.
+    Of very many points the extremes are drawn pale, and their means over them. ``across`` names the x axis. A point's values appear where the mouse rests on it.
     """
-    lines = {name: thinned([(x, y) for x, y in points if math.isfinite(y)]) for name, points in series.items()}
+    whole = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
+    lines, means = ({name: kind(points) for name, points in whole.items()} for kind in (thinned, averaged))
     every = [point for points in lines.values() for point in points]
     if not every:
         return ""
@@ -78,7 +88,8 @@ def chart(title: str, series: Mapping[str, Points], across: str) -> str:
 
     parts = [*_grid(up, along, at), f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(across)}</text>']
     for i, (name, points) in enumerate(lines.items()):  # an empty one keeps its colour
-        parts += _line(name, i % COLOURS, [(*at(x, y), x, y) for x, y in points], across)
+        mean = [at(x, y) for x, y in means[name]]
+        parts += _line(name, i % COLOURS, [(*at(x, y), x, y) for x, y in points], mean, across)
     legend = "".join(
         f'<span class="key">{_swatch(name, i % COLOURS) if name != title else ""}<b>{number(points[-1][1])}</b></span>'
         for i, (name, points) in enumerate(lines.items())
@@ -103,11 +114,16 @@ def _grid(up: Sequence[float], along: Sequence[float], at: At) -> Iterable[str]:
         yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{number(value)}</text>'
 
 
-def _line(name: str, colour: int, points: Sequence[tuple[float, float, float, float]], across: str) -> Iterable[str]:
-    """One curve: places in the picture and the values that they stand for."""
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in points)
-    yield f'<polyline class="line c{colour}" points="{path}"/>'
+def _line(name: str, colour: int, points: Sequence[tuple[float, float, float, float]], mean: Points, across: str) -> Iterable[str]:
+    """One curve: places in the picture with the values that they stand for, and places of its means."""
+    yield f'<polyline class="line c{colour}{" pale" if mean else ""}" points="{_path((x, y) for x, y, _, _ in points)}"/>'
+    if mean:
+        yield f'<polyline class="line c{colour}" points="{_path(mean)}"/>'
     shown = "dot" if len(points) <= MOST_DOTS else "hit"
     for x, y, place, value in points:
         told, where = escape(f"{name}: {number(value)} ({across} {place:g})"), f'cx="{x:.1f}" cy="{y:.1f}"'
         yield f'<g class="{shown} c{colour}"><circle r="2.6" {where}/><circle class="near" r="7" {where}/><title>{told}</title></g>'
+
+
+def _path(places: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

@@ -43,7 +43,7 @@ figure{margin:0;min-width:0;max-width:40rem}figcaption{font-size:.85rem;display:
 .key{color:var(--soft);white-space:nowrap}.key b{color:var(--ink);font-weight:500;font-variant-numeric:tabular-nums}
 .key i{display:inline-block;width:.8em;height:.2em;margin-right:.4em;vertical-align:.25em;background:currentColor}
 svg{display:block;width:100%;height:auto}.grid{stroke:var(--rule)}.tick,.axis{fill:var(--soft);font-size:11px}
-.line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}
+.line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}.pale{stroke-opacity:.35;stroke-width:1}
 circle{fill:currentColor}.hit circle,circle.near{fill:transparent}
 g:hover circle:first-child{fill:currentColor;stroke:currentColor;stroke-width:3}
 .c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}
@@ -234,8 +234,15 @@ def _charts(args: TrainingArguments, state: TrainerState, evaluations: list[str]
 
 
 def _evaluations(state: TrainerState) -> str:
-    """A row for every evaluation that was logged; of very many the last hundred."""
-    rows = [logs for logs in state.log_history if any(key.startswith(("eval_", "test_")) for key in logs)][-100:]
+    """A row for every evaluation that was logged, those of one step together; of very many the last hundred."""
+    rows: list[dict[str, Any]] = []
+    for logs in state.log_history:
+        found = {key: value for key, value in logs.items() if key.startswith(("eval_", "test_")) and not key.endswith("_per_second")}
+        if found and rows and rows[-1]["step"] == logs["step"] and not found.keys() & rows[-1].keys():
+            rows[-1] |= found
+        elif found:
+            rows.append({"step": logs["step"], "epoch": logs.get("epoch"), **found})
+    rows = rows[-100:]
     names = list(dict.fromkeys(key for row in rows for key in row if key not in ("step", "epoch")))
     if not rows:
         return ""
