@@ -68,7 +68,8 @@ def averaged(points: Points) -> list[tuple[float, float]]:
 def chart(title: str, series: Mapping[str, Points], across: str) -> str:
     """A figure with a legend and a line for each of ``series``: ``(x, y)`` in the order of x. "" when no y is a finite number.
 
-    Of very many points the extremes are drawn pale, and their means over them. ``across`` names the x axis. A point's values appear where the mouse rests on it.
+    Of very many points the extremes are drawn pale, and their means over them. ``across`` names the x axis. A point's values appear where the
+    mouse rests on it.
     """
     whole = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
     lines, means = ({name: kind(points) for name, points in whole.items()} for kind in (thinned, averaged))
