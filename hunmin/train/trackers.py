@@ -240,7 +240,8 @@ def trackers(arguments: TrainingArguments) -> list[TrainerCallback]:
     names = [wanted] if isinstance(wanted, str) else list(wanted) if wanted is not None else ["all"]
     if "all" in names:
         found = [name for name in TRACKERS if find_spec(name) is not None]
-        return [TRACKERS[name]() for name in found if name != "wandb" or _wandb_login()]
+        # CodeCarbon asks a server where this machine stands: nobody wants that unasked
+        return [TRACKERS[name]() for name in found if name != "codecarbon" and (name != "wandb" or _wandb_login())]
     if names == ["none"]:
         return []
     for name in names:
