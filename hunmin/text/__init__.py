@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hunmin.text.batch import BatchEncoding as BatchEncoding
     from hunmin.text.load import AutoTokenizer as AutoTokenizer
+    from hunmin.text.scratch import train_tokenizer as train_tokenizer
     from hunmin.text.stream import StreamDecoder as StreamDecoder
     from hunmin.text.tokenizer import Tokenizer as Tokenizer
 
-_HOME = {"AutoTokenizer": "load", "BatchEncoding": "batch", "StreamDecoder": "stream", "Tokenizer": "tokenizer"}
+_HOME = {"AutoTokenizer": "load", "BatchEncoding": "batch", "StreamDecoder": "stream", "Tokenizer": "tokenizer", "train_tokenizer": "scratch"}
 
-__all__ = ["AutoTokenizer", "BatchEncoding", "StreamDecoder", "Tokenizer"]
+__all__ = ["AutoTokenizer", "BatchEncoding", "StreamDecoder", "Tokenizer", "train_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:

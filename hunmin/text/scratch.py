@@ -34,7 +34,9 @@ LAYOUTS = {
     ),
     "roberta": Layout({**_MASK, "mask_token": "<mask>"}, "<s> $A </s>", "<s> $A </s> </s> $B </s>"),
     "t5": Layout({"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}, "$A </s>", "$A </s> $B </s>"),
-    "gpt": Layout({"pad_token": "<|pad|>", "eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "unk_token": "<|unk|>"}, "$A", "$A $B"),
+    "gpt": Layout(
+        {"pad_token": "<|pad|>", "eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "unk_token": "<|unk|>"}, "$A", "$A $B"
+    ),
 }
 SENTINELS = 100  # of T5, <extra_id_0> the last of the vocabulary
 MODELS = {
@@ -103,7 +105,11 @@ def train_tokenizer(
 def _trainer(kind: Vocabulary, size: int, frequency: int, special: list[str], unknown: str) -> Any:
     from tokenizers import pre_tokenizers, trainers
 
-    common: dict[str, Any] = {"vocab_size": size, "special_tokens": [added(token, special=True) for token in special], "show_progress": False}
+    common: dict[str, Any] = {
+        "vocab_size": size,
+        "special_tokens": [added(token, special=True) for token in special],
+        "show_progress": False,
+    }
     if kind == "wordpiece":
         return trainers.WordPieceTrainer(min_frequency=frequency, **common)
     if kind == "unigram":

@@ -29,9 +29,13 @@ if TYPE_CHECKING:
     from hunmin.train.collators import default_data_collator as default_data_collator
     from hunmin.train.mixing import interleave as interleave
     from hunmin.train.mixing import mixing_rates as mixing_rates
+    from hunmin.train.objectives import ContrastiveTrainer as ContrastiveTrainer
+    from hunmin.train.objectives import DistillationTrainer as DistillationTrainer
+    from hunmin.train.objectives import ElectraTrainer as ElectraTrainer
     from hunmin.train.packing import group_texts as group_texts
     from hunmin.train.packing import pack as pack
     from hunmin.train.report import ReportCallback as ReportCallback
+    from hunmin.train.recipe import train_from_scratch as train_from_scratch
     from hunmin.train.rows import flatten as flatten
     from hunmin.train.rows import unpadded as unpadded
     from hunmin.train.rows import without_padding as without_padding
@@ -63,8 +67,10 @@ _NAMES = {
     "DataCollatorForSpanCorruption DataCollatorForTokenClassification DataCollatorForWholeWordMask DataCollatorWithFlattening "
     "DataCollatorWithPadding default_data_collator",
     "mixing": "interleave mixing_rates",
+    "objectives": "ContrastiveTrainer DistillationTrainer ElectraTrainer",
     "packing": "group_texts pack",
     "report": "ReportCallback",
+    "recipe": "train_from_scratch",
     "rows": "flatten unpadded without_padding",
     "schedules": "get_constant_schedule get_constant_schedule_with_warmup get_cosine_schedule_with_warmup get_linear_schedule_with_warmup "
     "get_scheduler",

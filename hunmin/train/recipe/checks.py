@@ -70,7 +70,9 @@ def parse(text: str, file: str) -> tuple[Any, dict[Path_, int]]:
             for key, value in node.value:
                 here = (*path, str(key.value))
                 if here in lines:
-                    raise Place(file, here, {here: key.start_mark.line + 1}).error("this key stands here twice.", "같은 항목이 두 번 있습니다.")
+                    raise Place(file, here, {here: key.start_mark.line + 1}).error(
+                        "this key stands here twice.", "같은 항목이 두 번 있습니다."
+                    )
                 lines[here] = key.start_mark.line + 1
                 walk(value, here)
 
@@ -183,7 +185,7 @@ def _one_of(parts: tuple[Any, ...], value: Any, place: Place) -> Any:
     for kind in kinds:  # the exact type first: a text that looks like a number stays a text
         if kind in WORDS and type(value) is kind:
             return value
-    for kind in kinds:
+    for kind in sorted(kinds, key=lambda kind: kind is str):  # and a number is one before it is a text
         try:
             return fit(kind, value, place)
         except InputError:

@@ -196,7 +196,10 @@ def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise InputError(
-            say(f"--set wants KEY=VALUE with a key such as training.learning_rate, not {short(text)}.", f"--set은 KEY=VALUE 꼴이어야 합니다: {short(text)}.")
+            say(
+                f"--set wants KEY=VALUE with a key such as training.learning_rate, not {short(text)}.",
+                f"--set은 KEY=VALUE 꼴이어야 합니다: {short(text)}.",
+            )
         )
     return key, parse(value, "--set")[0]
 
@@ -212,12 +215,16 @@ def _put(values: dict[str, Any], keys: list[str], value: Any, place: Place) -> N
             names = [str(item.get("name", item.get("objective", n))) if isinstance(item, dict) else str(n) for n, item in enumerate(items)]
             index = int(key) if key.isdigit() else names.index(key) if key in names else len(items)
             if index >= len(items):
-                raise here.error(f"there is no such item; there are {', '.join(names)}.", f"그런 항목이 없습니다. 있는 것: {', '.join(names)}.")
+                raise here.error(
+                    f"there is no such item; there are {', '.join(names)}.", f"그런 항목이 없습니다. 있는 것: {', '.join(names)}."
+                )
             at = _step(items, index, value, last)
         elif isinstance(at, dict):
             at = _step(cast("dict[str, Any]", at), key, value, last)
         else:
-            raise here.error(f"{keys[i - 1]} has no keys: it is {short(at)}.", f"{keys[i - 1]}은(는) 하위 항목이 없는 값 {short(at)}입니다.")
+            raise here.error(
+                f"{keys[i - 1]} has no keys: it is {short(at)}.", f"{keys[i - 1]}은(는) 하위 항목이 없는 값 {short(at)}입니다."
+            )
 
 
 def _step(at: Any, key: Any, value: Any, last: bool) -> Any:

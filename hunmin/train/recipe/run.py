@@ -1,0 +1,306 @@
+"""A recipe, carried out: tokenizer, then stage after stage, each evaluated, and a final model that pipelines load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hunmin.errors import ConfigError, InputError
+from hunmin.generate import set_seed
+from hunmin.train import parallel
+from hunmin.train.arguments import TrainingArguments
+from hunmin.train.checkpoint import Checkpoints
+from hunmin.train.metrics import perplexity
+from hunmin.train.packing import pack
+from hunmin.train.recipe import sources
+from hunmin.train.recipe.encode import Work
+from hunmin.train.recipe.goals import GOALS, columns_of, label_names, no_head, trainer_for
+from hunmin.train.recipe.schema import AdapterPart, Checked, ModelPart, Stage, read
+
+RESULTS, RECIPE, TOKENIZER = "results.json", "recipe.yaml", "tokenizer"
+LONGEST = 512  # tokens of a row where nobody says otherwise
+Results = dict[str, dict[str, Any]]
+
+
+def run(recipe: Any, overrides: Sequence[str] | Mapping[str, Any] = (), *, resume: bool = False) -> Results:
+    """Carry out a recipe: a YAML file, a dictionary, or what :func:`read` returned.
+
+    ``output`` gets the model and its tokenizer, ``results.json`` (the metrics of every stage, which are also returned), the recipe with its
+    overrides, and a folder of checkpoints for each stage. With ``resume`` finished stages are skipped, and the one that was interrupted
+    goes on at its last checkpoint.
+
+    Raises:
+        InputError: a recipe or data that cannot be used, or an output folder that holds another run.
+    """
+    checked = read(recipe, overrides)
+    results = _begin(checked, resume)
+    set_seed(checked.recipe.seed)
+    tokenizer = tokenizer_of(checked, checked.output / TOKENIZER)
+    place: str | None = None
+    for i, stage in enumerate(checked.stages):
+        folder = checked.output / stage.name
+        goal = checked.output if i + 1 == len(checked.stages) else folder
+        if stage.name not in results:
+            results[stage.name] = _run_stage(checked, stage, tokenizer, place, goal, resume)
+            _write(checked.output / RESULTS, json.dumps(results, indent=2, ensure_ascii=False, default=float))
+        place = str(goal)
+    return {name: {key: value for key, value in found.items() if key != "settings"} for name, found in results.items()}
+
+
+def train_from_scratch(recipe: Any, overrides: Sequence[str] | Mapping[str, Any] = (), *, resume: bool = False) -> Results:
+    """:func:`run` for a recipe that begins with nothing: tokenizer, pre-training, fine-tuning and evaluation in one file.
+
+    Raises InputError for a recipe whose model is not ``scratch``.
+    """
+    checked = read(recipe, overrides)
+    if checked.recipe.model.scratch is None:
+        raise (checked.place / "model" / "scratch").error(
+            "this key is needed to train from scratch; `run` takes models that exist.",
+            "처음부터 학습하려면 필요한 항목입니다. 있는 모델은 run으로 학습하세요.",
+        )
+    return run(checked, resume=resume)
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def _begin(checked: Checked, resume: bool) -> Results:
+    """The results that are there already. Raises InputError where another run would be written over, or was another recipe's."""
+    folder, results = checked.output, Results()
+    if (folder / RESULTS).is_file() and resume:
+        results = cast("Results", json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+        for stage in checked.stages:
+            old = results.get(stage.name, {}).get("settings")
+            if old is not None and old != json.loads(json.dumps(stage.settings())):
+                changed = ", ".join(key for key, value in json.loads(json.dumps(stage.settings())).items() if old.get(key) != value)
+                raise stage.place.error(
+                    f"was finished with another {changed}: begin again with overwrite: true or another output.",
+                    f"다른 {changed}(으)로 끝난 단계입니다. overwrite: true나 다른 output으로 새로 시작하세요.",
+                )
+    elif not resume:
+        checkpoints = [path for stage in checked.stages for path in Checkpoints(folder / stage.name).all()]
+        if not checked.recipe.overwrite and (checkpoints or (folder / RESULTS).exists()):
+            raise (checked.place / "output").error(
+                f"{folder} holds a run already: go on with --resume, begin again with overwrite: true, or name another folder.",
+                f"{folder}에 이미 실행 결과가 있습니다. --resume으로 이어 가거나, overwrite: true로 새로 시작하거나, 다른 폴더를 적으세요.",
+            )
+        for path in checkpoints:
+            shutil.rmtree(path)
+        shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+        (folder / RESULTS).unlink(missing_ok=True)
+    if parallel.rank() == 0:
+        import yaml
+
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / RECIPE, yaml.safe_dump(checked.values, allow_unicode=True, sort_keys=False))
+    return results
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
+    if parallel.rank() == 0:
+        part = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+# ---------------------------------------------------------------- tokenizer and model
+
+
+def tokenizer_of(checked: Checked, kept: Path | None, rows: int | None = None) -> Any:
+    """The tokenizer of a recipe. A new one is learned from the training texts of the first stage, and kept in a folder.
+
+    ``rows``: look at so many rows only.
+    """
+    from hunmin.text import AutoTokenizer
+    from hunmin.text.scratch import train_tokenizer
+
+    part, model = checked.recipe.tokenizer, checked.recipe.model
+    if part is None or part.train is None:
+        return AutoTokenizer.from_pretrained(part.source if part is not None and part.source is not None else model.source)
+    if kept is not None and (kept / "tokenizer.json").is_file():
+        return AutoTokenizer.from_pretrained(str(kept))
+    stage = checked.stages[0]
+    columns = [
+        name for name in columns_of(stage) if name not in ([stage.data.label] if isinstance(stage.data.label, str) else stage.data.label)
+    ]
+    train = sources.load_splits(stage.data, columns_of(stage), checked.recipe.seed, stage.data_place).train
+    texts = sources.texts_of(train if rows is None else sources.first_rows(train, rows), columns)
+    options: dict[str, Any] = {"min_frequency": part.min_frequency, "lowercase": part.lowercase, "model_type": str(model.scratch)}
+    try:
+        tokenizer = train_tokenizer(texts, part.train, part.vocab_size, **options)
+    except InputError as error:
+        raise InputError(f"{checked.place / 'tokenizer'}: {error}") from error
+    if kept is not None and parallel.rank() == 0:
+        tokenizer.save_pretrained(kept)
+    return tokenizer
+
+
+def model_of(checked: Checked, stage: Stage, tokenizer: Any, labels: Sequence[str], place: str | None) -> Any:
+    """The model of a stage with its head: from the stage before (``place``), from the recipe's source, or fresh."""
+    from hunmin.auto import load
+
+    part, goal = checked.recipe.model, GOALS[stage.objective]
+    config = dict(part.config) if place is None else {}
+    if goal.named:
+        config |= {"id2label": dict(enumerate(labels))}
+    elif stage.objective == "regression":
+        config |= {"num_labels": 1}
+    config |= {"problem_type": goal.problem} if goal.problem is not None else {}
+    source = place if place is not None else part.source
+    try:
+        if source is None:
+            model = fresh(part, goal.task, tokenizer, config, stage.objective)
+        else:
+            model = load(source, goal.task, ignore_mismatched_sizes=True, **config, **({"dtype": part.dtype} if part.dtype else {}))
+            if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+                model.resize_token_embeddings(len(tokenizer))
+    except (ConfigError, InputError) as error:
+        raise type(error)(f"{checked.place / 'model'}: {error}") from error
+    if tokenizer.pad_token_id is not None and model.config.pad_token_id is None:
+        model.config["pad_token_id"] = tokenizer.pad_token_id
+    return model
+
+
+def fresh(part: ModelPart, task: str, tokenizer: Any, config: dict[str, Any], objective: str, vocab: int = 0) -> Any:
+    """A model with fresh weights whose configuration fits the tokenizer. Raises InputError for a head that its family lacks."""
+    from hunmin.arch import FAMILIES, architecture
+    from hunmin.auto import by_name
+    from hunmin.hub.config import Config
+
+    kind = str(part.scratch)
+    heads = architecture(kind).heads
+    if task not in heads:
+        raise no_head(task, kind, objective)
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": first, "eos_token_id": tokenizer.eos_token_id}
+    if architecture(kind).encoder is not None and architecture(kind).decoder is not None:
+        ids["decoder_start_token_id"] = tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.eos_token_id
+    values = {"vocab_size": max(vocab, len(tokenizer)), **{key: value for key, value in ids.items() if value is not None}, **config}
+    made = Config(kind, **values)
+    return by_name(heads[task].name.format(FAMILIES[kind][1])).from_config(made, **({"dtype": part.dtype} if part.dtype else {}))
+
+
+def adapted(model: Any, part: AdapterPart | None, task: str, place: Any) -> Any:
+    """The model under the adapter of a stage. Raises InputError where there are no adapters, or not this one."""
+    kinds = {"lora": "LoraConfig", "ia3": "IA3Config", "prompt": "PromptTuningConfig", "prefix": "PrefixTuningConfig"}
+    chosen = {name: getattr(part, name) for name in kinds if part is not None and getattr(part, name) is not None}
+    if part is None:
+        return model
+    if len(chosen) != 1:
+        listed = ", ".join(kinds)
+        raise (place / "adapter").error(f"names one of {listed}.", f"{listed} 가운데 하나를 적으세요.")
+    try:
+        from hunmin import peft  # type: ignore[attr-defined]  # noqa: PLC0415
+    except ImportError as error:
+        raise (place / "adapter").error("this version of Hunmin has no adapters.", "이 버전의 Hunmin에는 어댑터가 없습니다.") from error
+    (name, settings), module = next(iter(chosen.items())), cast("Any", peft)
+    names = {"CausalLM": "CAUSAL_LM", "Seq2SeqLM": "SEQ_2_SEQ_LM", "SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
+    names |= {"QuestionAnswering": "QUESTION_ANS", "Model": "FEATURE_EXTRACTION"}
+    try:
+        return module.get_peft_model(model, getattr(module, kinds[name])(task_type=names.get(task), **settings))
+    except InputError as error:
+        raise InputError(f"{place / 'adapter' / name}: {error}") from error
+
+
+# ---------------------------------------------------------------- a stage
+
+
+def prepare(checked: Checked, stage: Stage, tokenizer: Any, place: str | None, *, sample: int | None = None) -> tuple[Work, sources.Splits]:
+    """The model of a stage, and its rows, tokenized. ``sample``: of each split so many rows only."""
+    splits = sources.load_splits(stage.data, columns_of(stage), checked.recipe.seed, stage.data_place)
+    labels = label_names(stage, splits.train, _held(checked, place))
+    work = Work(stage, tokenizer, LONGEST, labels)
+    work.model = model_of(checked, stage, tokenizer, labels, place)
+    room, work.length = row_length(work)
+    if tokenizer.model_max_length > room:  # what pipelines cut texts to
+        tokenizer.model_max_length = room
+    if splits.validation is None and stage.training.get("eval_strategy", "no") != "no":
+        raise (stage.data_place / "validation").error("eval_strategy needs validation rows.", "eval_strategy에는 검증 데이터가 필요합니다.")
+    return work, sources.Splits(*(encoded(rows, name, work, sample) for name, rows in vars(splits).items()))
+
+
+def _held(checked: Checked, place: str | None) -> list[str]:
+    """The label names of the model that a stage begins with, unless they are only numbered."""
+    from hunmin.auto import AutoConfig
+
+    source = place if place is not None else checked.recipe.model.source
+    names = list(AutoConfig.from_pretrained(source).id2label.values()) if source is not None else []
+    return [] if any(name.startswith("LABEL_") for name in names) else names
+
+
+def row_length(work: Work) -> tuple[int, int]:
+    """Tokens that tokenizer and model take, and those of a row: what the recipe says. Raises InputError for more than they take."""
+    model = getattr(work.model, "base_model", work.model)
+    limits = [side.embed.spec.positions for side in (model.encoder, model.decoder) if side is not None and not side.embed.spec.sinusoid]
+    room = min([work.tokenizer.model_max_length, *(limit for limit in limits if limit)])
+    wanted = work.data.max_length or min(LONGEST, room)
+    for value, place in ((work.data.max_length, work.stage.data_place / "max_length"), (work.stage.pack, work.stage.place / "pack")):
+        if value is not None and not 2 < value <= (room if place.path[-1] == "max_length" else value):
+            raise place.error(
+                f"is {value}; this model takes 3 to {room} tokens.", f"값이 {value}입니다. 이 모델은 3~{room}토큰을 받습니다."
+            )
+    return room, wanted
+
+
+def encoded(rows: Any, name: str, work: Work, sample: int | None = None) -> Any:
+    """A split, tokenized, without rows that have no tokens, and packed where the stage says so."""
+    if rows is None:
+        return None
+    goal = GOALS[work.stage.objective]
+    rows = sources.first_rows(rows, sample) if sample is not None else rows
+    out = rows.map(
+        lambda batch, numbers: goal.encode(batch, numbers, work),
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        new_fingerprint=uuid.uuid4().hex,  # or it would be computed from everything that the function refers to
+        keep_in_memory=sample is not None,
+        desc=f"{work.stage.name}: {name}",
+    )
+    if not len(out):
+        raise (work.stage.data_place / name).error("there is no text in this data set.", "데이터셋에 텍스트가 없습니다.")
+    if work.stage.pack is None:
+        return out
+    packed = pack([out[i] for i in range(len(out))], work.stage.pack)
+    from datasets import Dataset
+
+    return Dataset.from_list(list(packed))
+
+
+def arguments_of(checked: Checked, stage: Stage, folder: str | Path, **more: Any) -> TrainingArguments:
+    return TrainingArguments(folder, **{"seed": checked.recipe.seed, **stage.training, **more})
+
+
+def _run_stage(checked: Checked, stage: Stage, tokenizer: Any, place: str | None, final: Path, resume: bool) -> dict[str, Any]:
+    """Train, save and evaluate one stage. Returns its metrics by split."""
+    work, splits = prepare(checked, stage, tokenizer, place)
+    work.model = adapted(work.model, stage.adapter, GOALS[stage.objective].task, stage.place)
+    args = arguments_of(checked, stage, checked.output / stage.name)
+    trainer = trainer_for(work, args=args, train_dataset=splits.train, eval_dataset=splits.validation)
+    last = Checkpoints(args.output_dir).last() if resume else None
+    results: dict[str, Any] = {"train": trainer.train(resume_from_checkpoint=str(last) if last is not None else None).metrics}
+    for name, rows in (("validation", splits.validation), ("test", splits.test)):
+        if rows is not None:
+            found = trainer.evaluate(rows, metric_key_prefix=name)
+            results[name] = {key.removeprefix(f"{name}_"): value for key, value in found.items()}
+            if GOALS[stage.objective].task in ("CausalLM", "MaskedLM") and "loss" in results[name]:
+                results[name]["perplexity"] = perplexity(results[name]["loss"])
+    save(trainer, work, final)
+    return {**results, "settings": json.loads(json.dumps(stage.settings()))}
+
+
+def save(trainer: Any, work: Work, folder: Path) -> None:
+    """The model of a stage, an adapter merged into it, and its tokenizer."""
+    if work.stage.adapter is not None and work.stage.adapter.merge:
+        whole = trainer.model.merge_and_unload()
+        if parallel.rank() == 0:
+            whole.save_pretrained(folder)
+            work.tokenizer.save_pretrained(folder)
+        parallel.barrier()
+    else:
+        trainer.save_model(folder)
