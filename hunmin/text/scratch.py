@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -62,7 +63,7 @@ def train_tokenizer(
     Args:
         kind: WordPiece (Schuster & Nakajima 2012), BPE (Sennrich et al. 2016) on letters or on bytes (Radford et al. 2019), or a unigram
             language model (Kudo 2018). Bytes have no unknown text.
-        vocab_size: at most so many tokens, special ones included.
+        vocab_size: at most so many tokens, special ones included; but every letter that occurs is a token (not with bytes).
         min_frequency: pairs that are rarer are not merged (not for unigram).
         extra: further special tokens.
 
@@ -94,12 +95,32 @@ def train_tokenizer(
         model = models.BPE(unk_token=unknown, fuse_unk=True) if kind == "bpe" else models.Unigram()
         backend, split, decoder = Backend(model), pre_tokenizers.Metaspace(), decoders.Metaspace()
     backend.normalizer, backend.pre_tokenizer, backend.decoder = normalizers.Sequence(steps), split, decoder
-    backend.train_from_iterator(_some(texts), _trainer(kind, vocab_size, min_frequency, special, unknown))
+    backend = _trained(backend, kind, list(_some(texts)), vocab_size, min_frequency, special, unknown)
     template(backend, layout.single, layout.pair, *(token for token in dict.fromkeys(layout.tokens.values()) if token in layout.pair))
     names = ["input_ids", *(["token_type_ids"] if layout.typed and typed else []), "attention_mask"]
     listed = [token for token in special if token not in layout.tokens.values()]
     config: dict[str, Any] = {**layout.tokens, "model_input_names": names, "additional_special_tokens": listed}
     return Tokenizer(backend, **config)
+
+
+def _trained(backend: Any, kind: Vocabulary, texts: list[str], size: int, frequency: int, special: list[str], unknown: str) -> Any:
+    """``backend`` with a vocabulary. The same texts give the same one, although the library numbers some tokens in the order of a hash table."""
+    from tokenizers import Tokenizer as Backend
+
+    first: list[str] = []
+    if kind == "wordpiece":  # letters inside of words: which pairs of equal count are merged first depends on their numbers
+        backend.train_from_iterator(texts, _trainer(kind, 1, frequency, special, unknown))
+        first = sorted(token for token in backend.get_vocab() if token.startswith("##"))
+    backend.train_from_iterator(texts, _trainer(kind, size, frequency, [*special, *first], unknown))
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
+    if kind == "unigram":  # threads add probabilities up in any order: their last digits differ from run to run
+        state["model"]["vocab"] = [[piece, round(score, 6)] for piece, score in state["model"]["vocab"]]
+        state["model"]["vocab"].sort(
+            key=lambda piece: (special.index(piece[0]), 0.0, "") if piece[0] in special else (len(special), -piece[1], piece[0])
+        )
+        state["model"]["unk_id"] = special.index(unknown)
+    return Backend.from_str(json.dumps(state))
 
 
 def _trainer(kind: Vocabulary, size: int, frequency: int, special: list[str], unknown: str) -> Any:

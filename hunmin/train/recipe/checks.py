@@ -141,7 +141,8 @@ def fit(kind: Any, value: Any, place: Place) -> Any:
         return [fit(parts[0], item, place / i) for i, item in enumerate(cast("list[Any]", value))]
     if origin is dict and isinstance(value, Mapping):
         return {str(key): fit(parts[1], item, place / str(key)) for key, item in cast("Mapping[Any, Any]", value).items()}
-    if (found := _plain(kind, value)) is not None:
+    found: Any = _plain(kind, value)
+    if found is not None:
         return found
     raise _not(place, kind, value)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from hunmin.errors import InputError, say, short
+from hunmin.errors import InputError, short
 from hunmin.nn.losses import IGNORE
 from hunmin.train.recipe.schema import DataPart, Stage
 
@@ -111,7 +111,7 @@ def class_of(value: Any, column: str, row: int, work: Work) -> int:
 
 def several(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
     """Zeros and ones for the labels of a text: from a column for each label, or from a column of lists of labels."""
-    label = work.data.label
+    label = work.data.label or "label"
     if isinstance(label, list):
         flags = [[number(rows[name][i], name, row, work) for name in label] for i, row in enumerate(numbers)]
     else:
@@ -242,7 +242,7 @@ def together(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
     for role, name in zip(("anchor", "positive", "negative"), named, strict=False):
         out[role] = list(work.tokenizer(texts(rows, name, numbers, work), truncation=True, max_length=work.length)["input_ids"])
     column = str(work.data.label)
-    if column in rows:
+    if work.data.label is not None:
         out["label"] = [number(value, column, row, work) for value, row in zip(rows[column], numbers, strict=True)]
     return out
 

@@ -16,7 +16,7 @@ from hunmin.train.objectives import ContrastiveTrainer, DistillationTrainer, Ele
 from hunmin.train.recipe import encode
 from hunmin.train.recipe.checks import fit
 from hunmin.train.recipe.encode import Columns, Work
-from hunmin.train.recipe.schema import DataPart, Stage
+from hunmin.train.recipe.schema import Stage
 from hunmin.train.seq2seq import Seq2SeqTrainer
 from hunmin.train.trainer import Trainer
 
@@ -152,6 +152,8 @@ def check_stage(stage: Stage) -> None:
     if stage.teacher is not None and not goal.teachable:
         listed = ", ".join(name for name, other in GOALS.items() if other.teachable)
         raise (place / "teacher").error(f"can teach {listed}.", f"{listed}에만 쓸 수 있습니다.")
+    if isinstance(stage.data.label, list) and stage.objective != "multi-label":
+        raise (stage.data_place / "label").error("only multi-label reads several columns.", "여러 열은 multi-label에서만 씁니다.")
     if stage.objective == "contrastive" and stage.data.text_pair is None:
         raise (stage.data_place / "text_pair").error(
             "this objective needs a column of second texts.", "이 목적에는 두 번째 텍스트 열이 필요합니다."
@@ -165,7 +167,7 @@ def columns_of(stage: Stage) -> list[str]:
     for role in (*goal.roles, *goal.optional):
         value = getattr(data, role)
         names += value if isinstance(value, list) else [value] if value is not None else []
-    if stage.objective == "contrastive" and data.label != DataPart.label:  # a label is read where one is named
+    if stage.objective == "contrastive" and data.label is not None:
         names.append(str(data.label))
     return list(dict.fromkeys(names))
 
@@ -180,17 +182,18 @@ def label_names(stage: Stage, train: Any, held: Sequence[str]) -> list[str]:
         return []
     if data.labels is not None or isinstance(data.label, list):
         return data.labels if data.labels is not None else list(data.label)
-    feature = train.features[data.label]
+    column = data.label or "label"
+    feature = train.features[column]
     inner = getattr(feature, "feature", feature)
     if getattr(inner, "names", None):
         return list(inner.names)
-    values = distinct(train[data.label], stage.objective)
+    values = distinct(train[column], stage.objective)
     if set(values) <= set(held):
         return list(held)
     if len(values) < 2:
         raise (stage.data_place / "label").error(
-            f"column {data.label!r} has {len(values)} distinct values; there must be two or more.",
-            f"{data.label!r} 열의 값이 {len(values)}가지뿐입니다. 둘 이상이어야 합니다.",
+            f"column {column!r} has {len(values)} distinct values; there must be two or more.",
+            f"{column!r} 열의 값이 {len(values)}가지뿐입니다. 둘 이상이어야 합니다.",
         )
     return values
 

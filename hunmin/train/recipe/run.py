@@ -6,10 +6,11 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from hunmin.errors import ConfigError, InputError
+from hunmin.errors import ConfigError, InputError, say
 from hunmin.generate import set_seed
 from hunmin.train import parallel
 from hunmin.train.arguments import TrainingArguments
@@ -121,13 +122,12 @@ def tokenizer_of(checked: Checked, kept: Path | None, rows: int | None = None) -
 
     part, model = checked.recipe.tokenizer, checked.recipe.model
     if part is None or part.train is None:
-        return AutoTokenizer.from_pretrained(part.source if part is not None and part.source is not None else model.source)
+        return AutoTokenizer.from_pretrained(str(part.source if part is not None and part.source is not None else model.source))
     if kept is not None and (kept / "tokenizer.json").is_file():
         return AutoTokenizer.from_pretrained(str(kept))
     stage = checked.stages[0]
-    columns = [
-        name for name in columns_of(stage) if name not in ([stage.data.label] if isinstance(stage.data.label, str) else stage.data.label)
-    ]
+    labels = stage.data.label if isinstance(stage.data.label, list) else [stage.data.label]
+    columns = [name for name in columns_of(stage) if name not in labels]
     train = sources.load_splits(stage.data, columns_of(stage), checked.recipe.seed, stage.data_place).train
     texts = sources.texts_of(train if rows is None else sources.first_rows(train, rows), columns)
     options: dict[str, Any] = {"min_frequency": part.min_frequency, "lowercase": part.lowercase, "model_type": str(model.scratch)}
@@ -166,7 +166,7 @@ def model_of(checked: Checked, stage: Stage, tokenizer: Any, labels: Sequence[st
     return model
 
 
-def fresh(part: ModelPart, task: str, tokenizer: Any, config: dict[str, Any], objective: str, vocab: int = 0) -> Any:
+def fresh(part: ModelPart, task: str, tokenizer: Any, config: dict[str, Any], objective: str) -> Any:
     """A model with fresh weights whose configuration fits the tokenizer. Raises InputError for a head that its family lacks."""
     from hunmin.arch import FAMILIES, architecture
     from hunmin.auto import by_name
@@ -180,7 +180,14 @@ def fresh(part: ModelPart, task: str, tokenizer: Any, config: dict[str, Any], ob
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": first, "eos_token_id": tokenizer.eos_token_id}
     if architecture(kind).encoder is not None and architecture(kind).decoder is not None:
         ids["decoder_start_token_id"] = tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.eos_token_id
-    values = {"vocab_size": max(vocab, len(tokenizer)), **{key: value for key, value in ids.items() if value is not None}, **config}
+    values = {"vocab_size": len(tokenizer), **{key: value for key, value in ids.items() if value is not None}, **config}
+    if not isinstance(values["vocab_size"], int) or values["vocab_size"] < len(tokenizer):
+        raise InputError(
+            say(
+                f"vocab_size is below the {len(tokenizer)} tokens of the tokenizer.",
+                f"vocab_size가 토크나이저의 토큰 수 {len(tokenizer)}보다 작습니다.",
+            )
+        )
     made = Config(kind, **values)
     return by_name(heads[task].name.format(FAMILIES[kind][1])).from_config(made, **({"dtype": part.dtype} if part.dtype else {}))
 
@@ -195,10 +202,10 @@ def adapted(model: Any, part: AdapterPart | None, task: str, place: Any) -> Any:
         listed = ", ".join(kinds)
         raise (place / "adapter").error(f"names one of {listed}.", f"{listed} 가운데 하나를 적으세요.")
     try:
-        from hunmin import peft  # type: ignore[attr-defined]  # noqa: PLC0415
+        module = import_module("hunmin.peft")
     except ImportError as error:
         raise (place / "adapter").error("this version of Hunmin has no adapters.", "이 버전의 Hunmin에는 어댑터가 없습니다.") from error
-    (name, settings), module = next(iter(chosen.items())), cast("Any", peft)
+    name, settings = next(iter(chosen.items()))
     names = {"CausalLM": "CAUSAL_LM", "Seq2SeqLM": "SEQ_2_SEQ_LM", "SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
     names |= {"QuestionAnswering": "QUESTION_ANS", "Model": "FEATURE_EXTRACTION"}
     try:
@@ -229,7 +236,8 @@ def _held(checked: Checked, place: str | None) -> list[str]:
     from hunmin.auto import AutoConfig
 
     source = place if place is not None else checked.recipe.model.source
-    names = list(AutoConfig.from_pretrained(source).id2label.values()) if source is not None else []
+    held = AutoConfig.from_pretrained(source).id2label if source is not None else {}
+    names = [held[i] for i in sorted(held)]
     return [] if any(name.startswith("LABEL_") for name in names) else names
 
 
@@ -273,7 +281,7 @@ def encoded(rows: Any, name: str, work: Work, sample: int | None = None) -> Any:
 
 
 def arguments_of(checked: Checked, stage: Stage, folder: str | Path, **more: Any) -> TrainingArguments:
-    return TrainingArguments(folder, **{"seed": checked.recipe.seed, **stage.training, **more})
+    return TrainingArguments(folder, **{"seed": checked.recipe.seed, "remove_unused_columns": False, **stage.training, **more})
 
 
 def _run_stage(checked: Checked, stage: Stage, tokenizer: Any, place: str | None, final: Path, resume: bool) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class DataPart:
     text: str = "text"
     text_pair: str | None = None
     negative: str | None = None  # contrastive: a text that does not belong
-    label: str | list[str] = "label"  # multi-label: one column, or a column of 0 and 1 for each label
+    label: str | list[str] | None = None  # otherwise "label"; multi-label: one column, or a column of 0 and 1 for each label
     labels: list[str] | None = None  # the names of the labels, in order; otherwise the distinct values
     target: str = "target"  # seq2seq: the text to write
     question: str = "question"
@@ -301,6 +301,8 @@ def _stage(recipe: Recipe, part: StagePart, place: Place, own: Place) -> Stage:
     name = part.name or part.objective
     if not name.replace("-", "").replace("_", "").isalnum():
         raise (own / "name").error(f"is a folder's name, not {short(name)}.", f"폴더 이름으로 쓸 수 없습니다: {short(name)}.")
+    if data.label is None and objective != "contrastive":  # whose pairs need none
+        data = dataclasses.replace(data, label="label")
     stage = Stage(name, objective, data, part.pack, part.options, part.teacher, part.adapter, training, own, at)
     check_stage(stage)
     return stage

@@ -7,7 +7,7 @@ import glob
 import gzip
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,16 +43,16 @@ def load_splits(data: DataPart, needed: list[str], seed: int, place: Place) -> S
         value = getattr(data, name)
         if isinstance(value, str | list):
             found[name] = _columns(_load(cast("str | list[str]", value), name, data, place / name), needed, place, name)
+    for name, rows in found.items():
+        if not len(rows):
+            raise (place / name).error("there is no row in this data set.", "데이터셋에 행이 하나도 없습니다.")
     for name in ("test", "validation"):
         share = getattr(data, name)
         if isinstance(share, float | int):
             found["train"], found[name] = _cut(found["train"], share, seed, place / name)
-    for name, rows in found.items():
-        if data.max_rows is not None:
-            found[name] = rows = rows.select(range(min(len(rows), max(0, data.max_rows))))
-        if not len(rows):
-            raise (place / name).error("there is no row in this data set.", "데이터셋에 행이 하나도 없습니다.")
-    return Splits(**found)
+    if data.max_rows is not None and data.max_rows < 1:
+        raise (place / "max_rows").error("must be at least 1.", "1 이상이어야 합니다.")
+    return Splits(**{name: first_rows(rows, data.max_rows or len(rows)) for name, rows in found.items()})
 
 
 def _cut(train: Any, share: float, seed: int, place: Place) -> tuple[Any, Any]:
@@ -176,7 +176,7 @@ def _read(path: Path, kind: str | None, place: Place) -> Any:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Generator[Any]:
     with (
         gzip.open(path, "rt", encoding="utf-8-sig", newline="")
         if path.suffix == ".gz"
