@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import re
 import shutil
@@ -309,7 +310,7 @@ def test_what_a_recipe_may_not_say_is_said_in_one_message(name: str, files: Path
 
 def test_messages_are_korean_where_that_is_the_language(files: Path, korean: None) -> None:
     for settings, _ in WRONG.values():
-        with pytest.raises(InputError, match="[가-힣]"):
+        with pytest.raises(InputError, match=r"[가-힣]"):
             run(settings)
 
 
@@ -449,9 +450,6 @@ class Stop(TrainerCallback):
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hunmin.train.recipe import run as _  # noqa: F401
-    import importlib
-
     module = importlib.import_module("hunmin.train.recipe.run")
     settings = {**STAGES, "training": {**STEPS, "max_steps": 4, "save_steps": 2}}
     settings["stages"] = [{**stage, "training": {}} for stage in settings["stages"]]

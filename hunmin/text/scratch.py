@@ -114,13 +114,22 @@ def _trained(backend: Any, kind: Vocabulary, texts: list[str], size: int, freque
     backend.train_from_iterator(texts, _trainer(kind, size, frequency, [*special, *first], unknown))
     state = json.loads(backend.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
-    if kind == "unigram":  # threads add probabilities up in any order: their last digits differ from run to run
-        state["model"]["vocab"] = [[piece, round(score, 6)] for piece, score in state["model"]["vocab"]]
-        state["model"]["vocab"].sort(
-            key=lambda piece: (special.index(piece[0]), 0.0, "") if piece[0] in special else (len(special), -piece[1], piece[0])
-        )
+    if kind == "unigram":
+        state["model"]["vocab"] = _ordered(state["model"]["vocab"], special)
         state["model"]["unk_id"] = special.index(unknown)
     return Backend.from_str(json.dumps(state))
+
+
+def _ordered(vocab: list[tuple[str, float]], special: list[str]) -> list[tuple[str, float]]:
+    """Pieces with their logarithms of probability: special ones first, then the likeliest, equal ones in the order of letters.
+
+    Letters that no probability was estimated for stand 0.0001 apart from the lowest one on, in any order: here they get the lowest.
+    """
+    pieces = [(piece, round(score, 6)) for piece, score in vocab if piece not in special]
+    lowest = min((score for _, score in pieces), default=0.0)
+    steps = {i / 10000 for i in range(len(pieces))}
+    pieces = [(p, lowest if len(p) == 1 and round(score - lowest, 6) in steps else score) for p, score in pieces]
+    return [(token, 0.0) for token in special] + sorted(pieces, key=lambda piece: (-piece[1], piece[0]))
 
 
 def _trainer(kind: Vocabulary, size: int, frequency: int, special: list[str], unknown: str) -> Any:

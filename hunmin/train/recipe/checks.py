@@ -110,16 +110,18 @@ def build(cls: type[T], values: Any, place: Place) -> T:
     items = {key_of(item): item for item in dataclasses.fields(cast("Any", cls))}
     rest = next((item.name for item in items.values() if item.metadata.get("rest")), None)
     hints, out, more = get_type_hints(cls), dict[str, Any](), dict[str, Any]()
+    known = [key for key, item in items.items() if item.name != rest]
     if not isinstance(values, Mapping):
-        listed = ", ".join(key for key, item in items.items() if item.name != rest)
+        listed = ", ".join(known)
         raise place.error(f"must be keys with values ({listed}), not {short(values)}.", f"키와 값({listed})이어야 합니다: {short(values)}.")
     for key, value in cast("Mapping[Any, Any]", values).items():
-        if (item := items.get(str(key))) is not None and item.name != rest:
-            out[item.name] = fit(hints[item.name], value, place / str(key))
+        if str(key) in known:
+            name = items[str(key)].name
+            out[name] = fit(hints[name], value, place / str(key))
         elif rest is not None:
             more[str(key)] = value
         else:
-            raise place.unknown(key, [name for name, item in items.items() if item.name != rest])
+            raise place.unknown(key, known)
     for item in items.values():
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and item.name not in out:
             raise (place / key_of(item)).error("this key is needed.", "꼭 있어야 하는 항목입니다.")

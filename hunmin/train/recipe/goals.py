@@ -180,8 +180,10 @@ def label_names(stage: Stage, train: Any, held: Sequence[str]) -> list[str]:
     data, goal = stage.data, GOALS[stage.objective]
     if not goal.named:
         return []
-    if data.labels is not None or isinstance(data.label, list):
-        return data.labels if data.labels is not None else list(data.label)
+    if data.labels is not None:
+        return data.labels
+    if isinstance(data.label, list):
+        return data.label
     column = data.label or "label"
     feature = train.features[column]
     inner = getattr(feature, "feature", feature)

@@ -224,11 +224,11 @@ def prepare(checked: Checked, stage: Stage, tokenizer: Any, place: str | None, *
     work = Work(stage, tokenizer, LONGEST, labels)
     work.model = model_of(checked, stage, tokenizer, labels, place)
     room, work.length = row_length(work)
-    if tokenizer.model_max_length > room:  # what pipelines cut texts to
-        tokenizer.model_max_length = room
     if splits.validation is None and stage.training.get("eval_strategy", "no") != "no":
         raise (stage.data_place / "validation").error("eval_strategy needs validation rows.", "eval_strategy에는 검증 데이터가 필요합니다.")
-    return work, sources.Splits(*(encoded(rows, name, work, sample) for name, rows in vars(splits).items()))
+    rows = sources.Splits(*(encoded(rows, name, work, sample) for name, rows in vars(splits).items()))
+    tokenizer.model_max_length = min(tokenizer.model_max_length, room)  # what pipelines cut texts to
+    return work, rows
 
 
 def _held(checked: Checked, place: str | None) -> list[str]:
