@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hunmin import AutoConfig, AutoTokenizer, pipeline
+from hunmin.cli import main
 from hunmin.errors import InputError, SourceError
 from hunmin.train import TrainerCallback
 from hunmin.train.recipe import plan, read, run, train_from_scratch
@@ -504,6 +506,45 @@ def test_a_source_that_cannot_be_loaded(folder: Path, monkeypatch: pytest.Monkey
         run(change("data", "train", value="org/name"))
 
 
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def cli(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``cli("--dry-run")`` as ``hunmin train r.yaml --dry-run``: exit code, standard output, standard error."""
+    monkeypatch.setenv("HUNMIN_DEBUG", "")
+    (folder / "r.yaml").write_text(yaml.safe_dump(STAGES))
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hunmin", "train", "r.yaml", *args])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_plans_and_trains_and_goes_on(cli: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    code, out, _ = cli("--dry-run", "--set", "stages.finetune.training.max_steps=5")
+    assert code == 0 and not (folder / "out").exists()
+    assert re.search(r"stage finetune: classification\nmodel +bert\nrows +train 36, validation 4\nlabels +2: neg, pos\n", out)
+    assert re.search(r"steps +5 of 8 rows, 1 epochs\n", out)
+    assert re.search(r"memory +about [\d.]+ [kM]B: weights [\d.]+ kB  gradients .*optimizer .*activations", out)
+    assert re.search(r"time +about [\d.]+ s on ", out) and re.search(r"TOKEN +LABEL\n\[CLS\] +(neg|pos)\nthe\n", out)
+    code, out, _ = cli()
+    assert code == 0 and re.search(r"finetune +validation +accuracy +[01]\.\d{4}\n", out) and "saved in out" in out
+    code, _, err = cli()
+    assert code == 1 and err.startswith("error: r.yaml:") and "holds a run already" in err
+    assert cli("--resume")[0] == 0
+    code, _, err = cli("--set", "training.learnin_rate=1")
+    assert code == 1 and "training.learnin_rate: there is no such key. Did you mean learning_rate" in err
+
+
+def test_a_plan_in_korean(cli: Callable[..., tuple[int, str, str]], korean: None) -> None:
+    out = cli("--dry-run")[1]
+    assert all(word in out for word in ("단계 pretrain", "파라미터", "메모리", "아무것도 쓰지 않았습니다"))
+
+
 # ---------------------------------------------------------------- examples and documentation
 
 ROOT = Path(__file__).parent.parent
@@ -514,11 +555,11 @@ def test_the_examples_are_recipes(name: str) -> None:
     assert read(ROOT / "examples" / "recipes" / name).stages
 
 
-def test_the_example_from_scratch_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ROOT / "examples" / "recipes", folder / "recipes")
-    monkeypatch.chdir(folder / "recipes")
+def test_the_example_from_scratch_runs(folder: Path) -> None:
+    shutil.copytree(ROOT / "examples", folder / "examples")
     results = train_from_scratch(
-        "from_scratch.yaml", ["training.disable_tqdm=true", "stages.pretrain.training.max_steps=4", "stages.finetune.training.max_steps=4"]
+        "examples/recipes/from_scratch.yaml",
+        ["training.disable_tqdm=true", "stages.pretrain.training.max_steps=4", "stages.finetune.training.max_steps=4"],
     )
     assert results["finetune"]["test"]["accuracy"] >= 0
 

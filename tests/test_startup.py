@@ -29,6 +29,7 @@ def _loaded(code: str) -> set[str]:
         "import hunmin; dir(hunmin); hasattr(hunmin, '__wrapped__'); hasattr(hunmin, 'nothing')",
         "import sys; sys.argv = ['hunmin', '--help']\nfrom hunmin.cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['hunmin', 'chat', '--help']\nfrom hunmin.cli import main\ntry: main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['hunmin', 'train', '--help']\nfrom hunmin.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:

@@ -24,7 +24,7 @@ def test_texts_come_back_from_their_ids_also_from_files(kind: Any, model_type: s
     for name, token in layout.tokens.items():
         assert getattr(made, name) == token and made.convert_tokens_to_ids(token) < len(layout.tokens)
     encoded = made(TEXTS[:3])
-    assert made.unk_token_id not in sum(encoded["input_ids"], [])
+    assert all(made.unk_token_id not in ids for ids in encoded["input_ids"])
     for text, ids in zip(TEXTS, encoded["input_ids"], strict=False):
         back = made.decode(ids, skip_special_tokens=True)
         assert back.replace(" ", "") == text.replace(" ", "") and (kind == "wordpiece" or back == text)
