@@ -124,6 +124,31 @@ def test_labels_have_their_names_in_the_model(folder: Path) -> None:
     assert AutoConfig.from_pretrained("three").id2label == {0: "pos", 1: "neg"}  # the model knows these labels already
 
 
+def test_labels_by_number_keep_the_names_of_data_set_and_model(folder: Path) -> None:
+    from datasets import ClassLabel, Dataset
+
+    rows = Dataset.from_list([{"text": text, "label": i % 2} for i, (text, _) in enumerate(PAIRS)])
+    rows.cast_column("label", ClassLabel(names=["1", "0"])).save_to_disk("odd")  # names that look like other numbers
+    run(recipe(objective="classification", data={"train": "odd"}, training={"max_steps": 60, "learning_rate": 1e-2}))
+    assert pipeline("text-classification", "out")("a great and lovely film")[0]["label"] == "1"
+    run(recipe(objective="classification", output="named"))
+    rows.save_to_disk("plain")
+    run(recipe({"from": "named"}, tokenizer={"from": "named"}, objective="classification", output="two", data={"train": "plain"}))
+    assert AutoConfig.from_pretrained("two").id2label == {0: "neg", 1: "pos"}
+
+
+def test_an_error_names_the_row_of_the_file_also_after_a_split(folder: Path) -> None:
+    rows = [{**row, "label": "odd" if i == 17 else row["label"]} for i, row in enumerate(ROWS)]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(InputError, match=r"data: row 18, column 'label': the label 'odd' is none of pos, neg"):
+        run(recipe(objective="classification", data={"labels": ["pos", "neg"], "validation": 0.4}))
+
+
+def test_large_numbers_are_names(folder: Path) -> None:
+    (folder / "n.csv").write_text("text,label\n" + "".join(f"{text},{[1000, 7][i % 2]}\n" for i, (text, _) in enumerate(PAIRS)))
+    assert plan(recipe(objective="classification", data={"train": "n.csv"})).stages[0].labels == ["7", "1000"]
+
+
 def test_numbers_are_classes_in_their_order(folder: Path) -> None:
     (folder / "n.csv").write_text("text,label\n" + "".join(f"{review},{i % 12}\n" for i, review in enumerate(REVIEWS)))
     run(recipe(objective="classification", data={"train": "n.csv"}))
@@ -284,6 +309,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "small vocabulary": (change("tokenizer", "vocab_size", value=3), r"tokenizer: A tokenizer is one of .* above 5"),
     "no such head": (change("objective", value="bart", base=change("data", "validation")), r"model: bart: bert has no head for Seq2SeqLM"),
     "no adapters": (change("adapter", value={}), r"adapter: names one of lora"),
+    "no virtual weights": (change("adapter", value={"prompt": {}}), r"adapter\.merge: virtual tokens cannot be merged"),
+    "adapter in between": (
+        {**recipe(), "stages": [{"objective": "mlm", "adapter": {"lora": {}, "merge": False}}, {"objective": "clm"}]},
+        r"stages\.0\.adapter: must be merged, for the next stage",
+    ),
     "no words to mix": (change("data", value={"mix": []}), r"data\.mix: needs sources"),
 }  # fmt: skip
 

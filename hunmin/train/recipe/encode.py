@@ -27,6 +27,7 @@ class Work:
     length: int  # tokens of a row
     labels: list[str] = field(default_factory=list[str])
     model: Any = None
+    numbered: bool = False  # the data set holds numbers of labels, and names beside them
 
     @property
     def data(self) -> DataPart:
@@ -37,7 +38,7 @@ class Work:
         return self.stage.options
 
     def bad(self, column: str, row: int, en: str, ko: str) -> InputError:
-        return self.stage.data_place.error(f"row {row + 1}, column {column!r}: {en}", f"{row + 1}행 {column!r} 열: {ko}")
+        return self.stage.data_place.error(f"row {row}, column {column!r}: {en}", f"{row}행 {column!r} 열: {ko}")
 
 
 def texts(rows: Columns, column: str, numbers: Sequence[int], work: Work) -> list[str]:
@@ -99,7 +100,7 @@ def classes(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
 
 def class_of(value: Any, column: str, row: int, work: Work) -> int:
     """The number of a label: a name, or a number itself where the column holds numbers."""
-    if str(value) in work.labels and not isinstance(value, bool):
+    if str(value) in work.labels and not isinstance(value, bool) and not (work.numbered and isinstance(value, int)):
         return work.labels.index(str(value))
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)

@@ -149,6 +149,14 @@ def check_stage(stage: Stage) -> None:
             f"rows of at least 2 tokens are packed for objectives on plain text: {plain}.",
             f"2 이상이고 텍스트만 쓰는 목적({plain})에만 쓸 수 있습니다.",
         )
+    if stage.adapter is not None:
+        chosen = stage.adapter.chosen()
+        if len(chosen) != 1:
+            raise (place / "adapter").error("names one of lora, ia3, prompt, prefix.", "lora, ia3, prompt, prefix 가운데 하나를 적으세요.")
+        if stage.adapter.merge and {"prompt", "prefix"} & chosen.keys():
+            raise (place / "adapter" / "merge").error(
+                "virtual tokens cannot be merged into weights: merge: false.", "가상 토큰은 가중치에 병합할 수 없습니다: merge: false."
+            )
     if stage.teacher is not None and not goal.teachable:
         listed = ", ".join(name for name, other in GOALS.items() if other.teachable)
         raise (place / "teacher").error(f"can teach {listed}.", f"{listed}에만 쓸 수 있습니다.")
@@ -172,36 +180,41 @@ def columns_of(stage: Stage) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def label_names(stage: Stage, train: Any, held: Sequence[str]) -> list[str]:
-    """The names of the labels: those of the recipe, of the data set, of the model (``held``) where it knows all values, or the values.
+def named_by(stage: Stage, train: Any) -> list[str]:
+    """The names that the data set itself gives to the numbers in its column of labels (``ClassLabel``)."""
+    if not GOALS[stage.objective].named or isinstance(stage.data.label, list):
+        return []
+    feature = train.features[stage.data.label or "label"]
+    return list(getattr(getattr(feature, "feature", feature), "names", None) or [])
 
-    Values that are whole numbers from 0 on are classes in that order. Raises InputError for a classifier with fewer than two.
+
+def label_names(stage: Stage, train: Any, held: Sequence[str]) -> list[str]:
+    """The names of the labels: those of the recipe, of the data set, of the model (``held``) where they fit the values, or the values.
+
+    Raises InputError for a classifier with fewer than two.
     """
-    data, goal = stage.data, GOALS[stage.objective]
-    if not goal.named:
+    data = stage.data
+    if not GOALS[stage.objective].named:
         return []
     if data.labels is not None:
         return data.labels
     if isinstance(data.label, list):
         return data.label
-    column = data.label or "label"
-    feature = train.features[column]
-    inner = getattr(feature, "feature", feature)
-    if getattr(inner, "names", None):
-        return list(inner.names)
-    values = distinct(train[column], stage.objective)
-    if set(values) <= set(held):
+    if names := named_by(stage, train):
+        return names
+    values = distinct(train[data.label or "label"], stage.objective)
+    if set(values) <= set(held) or (values == [str(i) for i in range(len(held))]):
         return list(held)
     if len(values) < 2:
         raise (stage.data_place / "label").error(
-            f"column {column!r} has {len(values)} distinct values; there must be two or more.",
-            f"{column!r} 열의 값이 {len(values)}가지뿐입니다. 둘 이상이어야 합니다.",
+            f"column {data.label!r} has {len(values)} distinct values; there must be two or more.",
+            f"{data.label!r} 열의 값이 {len(values)}가지뿐입니다. 둘 이상이어야 합니다.",
         )
     return values
 
 
 def distinct(column: Any, objective: str) -> list[str]:
-    """The distinct labels of a column, sorted, numbers by size; "0" to the largest where all are whole numbers."""
+    """The distinct labels of a column, sorted. Whole numbers are classes from 0 to the largest, unless most of those do not occur."""
     found: set[str] = set()
     separator = "," if objective == "multi-label" else None
     for value in column:
@@ -209,9 +222,10 @@ def distinct(column: Any, objective: str) -> list[str]:
         if isinstance(value, str) and objective in ("multi-label", "token-classification"):
             parts = [part.strip() for part in value.split(separator) if part.strip()]
         found |= {str(part) for part in parts if part is not None}
-    if found and all(value.isdigit() for value in found):
-        return [str(i) for i in range(max(map(int, found)) + 1)]
-    return sorted(found)
+    if not found or not all(value.isdecimal() for value in found):
+        return sorted(found)
+    largest = max(map(int, found))
+    return [str(i) for i in range(largest + 1)] if largest < 2 * len(found) else sorted(found, key=int)
 
 
 def trainer_for(work: Work, **options: Any) -> Trainer:

@@ -19,7 +19,7 @@ from hunmin.train.metrics import perplexity
 from hunmin.train.packing import pack
 from hunmin.train.recipe import sources
 from hunmin.train.recipe.encode import Work
-from hunmin.train.recipe.goals import GOALS, columns_of, label_names, no_head, trainer_for
+from hunmin.train.recipe.goals import GOALS, columns_of, label_names, named_by, no_head, trainer_for
 from hunmin.train.recipe.schema import AdapterPart, Checked, ModelPart, Stage, read
 
 RESULTS, RECIPE, TOKENIZER = "results.json", "recipe.yaml", "tokenizer"
@@ -194,18 +194,14 @@ def fresh(part: ModelPart, task: str, tokenizer: Any, config: dict[str, Any], ob
 
 def adapted(model: Any, part: AdapterPart | None, task: str, place: Any) -> Any:
     """The model under the adapter of a stage. Raises InputError where there are no adapters, or not this one."""
-    kinds = {"lora": "LoraConfig", "ia3": "IA3Config", "prompt": "PromptTuningConfig", "prefix": "PrefixTuningConfig"}
-    chosen = {name: getattr(part, name) for name in kinds if part is not None and getattr(part, name) is not None}
     if part is None:
         return model
-    if len(chosen) != 1:
-        listed = ", ".join(kinds)
-        raise (place / "adapter").error(f"names one of {listed}.", f"{listed} 가운데 하나를 적으세요.")
+    kinds = {"lora": "LoraConfig", "ia3": "IA3Config", "prompt": "PromptTuningConfig", "prefix": "PrefixTuningConfig"}
     try:
         module = import_module("hunmin.peft")
     except ImportError as error:
         raise (place / "adapter").error("this version of Hunmin has no adapters.", "이 버전의 Hunmin에는 어댑터가 없습니다.") from error
-    name, settings = next(iter(chosen.items()))
+    name, settings = next(iter(part.chosen().items()))
     names = {"CausalLM": "CAUSAL_LM", "Seq2SeqLM": "SEQ_2_SEQ_LM", "SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
     names |= {"QuestionAnswering": "QUESTION_ANS", "Model": "FEATURE_EXTRACTION"}
     try:
@@ -221,7 +217,7 @@ def prepare(checked: Checked, stage: Stage, tokenizer: Any, place: str | None, *
     """The model of a stage, and its rows, tokenized. ``sample``: of each split so many rows only."""
     splits = sources.load_splits(stage.data, columns_of(stage), checked.recipe.seed, stage.data_place)
     labels = label_names(stage, splits.train, _held(checked, place))
-    work = Work(stage, tokenizer, LONGEST, labels)
+    work = Work(stage, tokenizer, LONGEST, labels, numbered=bool(named_by(stage, splits.train)))
     work.model = model_of(checked, stage, tokenizer, labels, place)
     room, work.length = row_length(work)
     if splits.validation is None and stage.training.get("eval_strategy", "no") != "no":
@@ -262,9 +258,8 @@ def encoded(rows: Any, name: str, work: Work, sample: int | None = None) -> Any:
     goal = GOALS[work.stage.objective]
     rows = sources.first_rows(rows, sample) if sample is not None else rows
     out = rows.map(
-        lambda batch, numbers: goal.encode(batch, numbers, work),
+        lambda batch: goal.encode(batch, batch[sources.ROW], work),
         batched=True,
-        with_indices=True,
         remove_columns=rows.column_names,
         new_fingerprint=uuid.uuid4().hex,  # or it would be computed from everything that the function refers to
         keep_in_memory=sample is not None,

@@ -101,6 +101,11 @@ class AdapterPart:
     prefix: dict[str, Any] | None = None
     merge: bool = True  # the final model is a whole one; otherwise an adapter's folder
 
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """The kinds that are named."""
+        kinds = {"lora": self.lora, "ia3": self.ia3, "prompt": self.prompt, "prefix": self.prefix}
+        return {name: settings for name, settings in kinds.items() if settings is not None}
+
 
 @dataclass
 class StagePart:
@@ -285,6 +290,8 @@ def _stages(recipe: Recipe, place: Place) -> list[Stage]:
     for i, stage in enumerate(out):
         if stage.name in [other.name for other in out[:i]]:
             raise (stage.place / "name").error(f"two stages are called {stage.name}.", f"단계 이름 {stage.name}이(가) 둘입니다.")
+        if stage.adapter is not None and not stage.adapter.merge and i + 1 < len(out):
+            raise (stage.place / "adapter").error("must be merged, for the next stage.", "다음 단계를 위해 병합(merge)해야 합니다.")
     return out
 
 

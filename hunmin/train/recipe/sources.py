@@ -20,6 +20,7 @@ from hunmin.train.recipe.schema import DataPart, MixPart
 
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "txt"}
 Table = dict[str, list[Any]]
+ROW = "row of the source"  # a column for error messages: its number stays with a row that moves to another split
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _columns(rows: Any, needed: list[str], place: Place, split: str) -> Any:
             f"{split} has no column {missing[0]!r}; its columns are: {listed}.",
             f"{split}에 {missing[0]!r} 열이 없습니다. 있는 열: {listed}.",
         )
-    return rows.select_columns(needed)
+    return rows.select_columns(needed).add_column(ROW, list(range(1, len(rows) + 1)))
 
 
 def _mixed(data: DataPart, parts: list[MixPart], needed: list[str], seed: int, place: Place) -> Any:
