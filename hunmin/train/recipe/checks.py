@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from hunmin.errors import InputError, say, short
 
 T = TypeVar("T")
-Path_ = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 WORDS = {bool: ("true or false", "true나 false"), int: ("a whole number", "정수"), float: ("a number", "수"), str: ("a text", "문자열")}
 
 
@@ -23,8 +23,8 @@ class Place:
     """Where a value stands: the file, the keys that lead to it, and the lines of all keys."""
 
     file: str
-    path: Path_ = ()
-    lines: Mapping[Path_, int] = field(default_factory=dict[Path_, int], repr=False)
+    path: Keys = ()
+    lines: Mapping[Keys, int] = field(default_factory=dict[Keys, int], repr=False)
 
     def __truediv__(self, key: str | int) -> Place:
         return Place(self.file, (*self.path, key), self.lines)
@@ -46,7 +46,7 @@ class Place:
         return (self / str(key)).error(f"there is no such key.{en}", f"그런 항목이 없습니다.{ko}")
 
 
-def parse(text: str, file: str) -> tuple[Any, dict[Path_, int]]:
+def parse(text: str, file: str) -> tuple[Any, dict[Keys, int]]:
     """The values of a YAML text and the line of every key. Raises InputError for broken YAML and for a key that stands twice."""
     try:
         import yaml
@@ -55,10 +55,10 @@ def parse(text: str, file: str) -> tuple[Any, dict[Path_, int]]:
             say("Recipes need PyYAML: pip install 'hunmin[train]'.", "레시피에는 PyYAML이 필요합니다: pip install 'hunmin[train]'.")
         ) from error
 
-    lines: dict[Path_, int] = {}
+    lines: dict[Keys, int] = {}
     seen = set[int]()
 
-    def walk(node: Any, path: Path_) -> None:
+    def walk(node: Any, path: Keys) -> None:
         if id(node) in seen:  # an alias
             return
         seen.add(id(node))

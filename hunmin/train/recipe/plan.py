@@ -80,7 +80,7 @@ def _stage(checked: Checked, stage: Stage, tokenizer: Any) -> StagePlan:
     work.model = adapted(work.model, stage.adapter, GOALS[stage.objective].task, stage.place)
     share = rows["train"] / min(SAMPLE, rows["train"])
     tokens, packed = round(share * _tokens(splits.train)), round(share * len(splits.train))
-    given = arguments_of(checked, stage, "")
+    given = arguments_of(stage, "")
     size = given.per_device_train_batch_size * given.world_size
     each = max(1, -(-packed // size // given.gradient_accumulation_steps))
     steps = given.max_steps if given.max_steps > 0 else math.ceil(given.num_train_epochs * each)
@@ -88,7 +88,7 @@ def _stage(checked: Checked, stage: Stage, tokenizer: Any) -> StagePlan:
         off: dict[str, Any] = {"max_steps": STEPS, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
         off |= {"report_to": "none", "push_to_hub": False, "eval_on_start": False, "html_report": False}
         off |= {"logging_dir": folder, "metric_for_best_model": None, "logging_strategy": "no"}
-        args = arguments_of(checked, stage, Path(folder), **off)
+        args = arguments_of(stage, Path(folder), **off)
         trainer = trainer_for(work, args=args, train_dataset=splits.train)
         batch = next(iter(trainer.get_train_dataloader().epoch(0)))
         measured = _measure(trainer)

@@ -136,7 +136,10 @@ def tokenizer_of(checked: Checked, kept: Path | None, rows: int | None = None) -
     except InputError as error:
         raise InputError(f"{checked.place / 'tokenizer'}: {error}") from error
     if kept is not None and parallel.rank() == 0:
-        tokenizer.save_pretrained(kept)
+        part = kept.with_name(f".{kept.name}")
+        tokenizer.save_pretrained(part)
+        shutil.rmtree(kept, ignore_errors=True)
+        part.rename(kept)
     return tokenizer
 
 
@@ -267,6 +270,10 @@ def encoded(rows: Any, name: str, work: Work, sample: int | None = None) -> Any:
     )
     if not len(out):
         raise (work.stage.data_place / name).error("there is no text in this data set.", "데이터셋에 텍스트가 없습니다.")
+    args = arguments_of(work.stage, "")
+    size = args.per_device_train_batch_size if name == "train" else args.per_device_eval_batch_size
+    if work.stage.objective == "next-sentence" and len(out) % size == 1:  # a batch of one document has no other to draw from
+        out = sources.first_rows(out, len(out) - 1)
     if work.stage.pack is None:
         return out
     packed = pack([out[i] for i in range(len(out))], work.stage.pack)
@@ -275,15 +282,16 @@ def encoded(rows: Any, name: str, work: Work, sample: int | None = None) -> Any:
     return Dataset.from_list(list(packed))
 
 
-def arguments_of(checked: Checked, stage: Stage, folder: str | Path, **more: Any) -> TrainingArguments:
-    return TrainingArguments(folder, **{"seed": checked.recipe.seed, "remove_unused_columns": False, **stage.training, **more})
+def arguments_of(stage: Stage, folder: str | Path, **more: Any) -> TrainingArguments:
+    """The training arguments of a stage, writing to a folder."""
+    return TrainingArguments(folder, **{"remove_unused_columns": False, **stage.training, **more})
 
 
 def _run_stage(checked: Checked, stage: Stage, tokenizer: Any, place: str | None, final: Path, resume: bool) -> dict[str, Any]:
     """Train, save and evaluate one stage. Returns its metrics by split."""
     work, splits = prepare(checked, stage, tokenizer, place)
     work.model = adapted(work.model, stage.adapter, GOALS[stage.objective].task, stage.place)
-    args = arguments_of(checked, stage, checked.output / stage.name)
+    args = arguments_of(stage, checked.output / stage.name)
     trainer = trainer_for(work, args=args, train_dataset=splits.train, eval_dataset=splits.validation)
     last = Checkpoints(args.output_dir).last() if resume else None
     results: dict[str, Any] = {"train": trainer.train(resume_from_checkpoint=str(last) if last is not None else None).metrics}

@@ -304,7 +304,7 @@ def _stage(recipe: Recipe, part: StagePart, place: Place, own: Place) -> Stage:
     data, at = (part.data, own / "data") if part.data is not None else (recipe.data, place / "data")
     if data is None or (data.train is None) == (data.mix is None):
         raise (at / "train").error("data needs train or mix.", "data에 train이나 mix가 필요합니다.")
-    training = _arguments(recipe.training, place / "training") | _arguments(part.training, own / "training")
+    training = {"seed": recipe.seed} | _arguments(recipe.training, place / "training") | _arguments(part.training, own / "training")
     name = part.name or part.objective
     if not name.replace("-", "").replace("_", "").isalnum():
         raise (own / "name").error(f"is a folder's name, not {short(name)}.", f"폴더 이름으로 쓸 수 없습니다: {short(name)}.")
