@@ -136,7 +136,7 @@ def test_labels_by_number_keep_the_names_of_data_set_and_model(folder: Path) -> 
     rows = Dataset.from_list([{"text": text, "label": i % 2} for i, (text, _) in enumerate(PAIRS)])
     rows.cast_column("label", ClassLabel(names=["1", "0"])).save_to_disk("odd")  # names that look like other numbers
     run(recipe(objective="classification", data={"train": "odd"}, training={"max_steps": 60, "learning_rate": 1e-2}))
-    assert pipeline("text-classification", "out")("a great and lovely film")[0]["label"] == "1"
+    assert pipeline("text-classification", "out")("the film was great and the day lovely")[0]["label"] == "1"
     run(recipe(objective="classification", output="named"))
     rows.save_to_disk("plain")
     run(recipe({"from": "named"}, tokenizer={"from": "named"}, objective="classification", output="two", data={"train": "plain"}))
@@ -166,19 +166,18 @@ def test_numbers_are_classes_in_their_order(folder: Path) -> None:
 def test_a_classifier_learns(folder: Path) -> None:
     found = run(recipe(objective="classification", training={"max_steps": 60, "learning_rate": "1e-2"}))["classification"]
     assert found["validation"]["accuracy"] == 1.0
-    assert pipeline("text-classification", "out")("a great and lovely film")[0]["label"] == "pos"
+    assert pipeline("text-classification", "out")("the film was great and the day lovely")[0]["label"] == "pos"
 
 
 def test_a_student_learns_from_a_teacher(folder: Path) -> None:
     run(recipe(objective="classification", training={"max_steps": 60, "learning_rate": 1e-2}))
-    run(
+    found = run(
         recipe(
             BERT, objective="classification", output="student", teacher="out", tokenizer={"from": "out"},
             options={"temperature": 3, "alpha": 1.0}, training={"max_steps": 60, "learning_rate": 1e-2},
         )
     )  # fmt: skip
-    classify = pipeline("text-classification", "student")
-    assert [classify(text)[0]["label"] for text in ("good great lovely", "awful poor grim")] == ["pos", "neg"]
+    assert found["classification"]["validation"]["accuracy"] == 1.0  # alpha 1: the labels themselves were not learned
 
 
 def test_pairs_with_a_score_learn_their_cosine(folder: Path) -> None:
@@ -238,6 +237,29 @@ def test_splits_are_cut_from_the_training_rows_and_never_overlap(folder: Path) -
     assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [40 - 6 - round(34 * 0.25), round(34 * 0.25), 6]
     again = load_splits(stage.data, ["text", "stars"], 1, stage.data_place)
     assert splits.test["text"] == again.test["text"]
+
+
+def test_a_run_leaves_the_folder_of_its_data_alone(folder: Path) -> None:
+    _saved(folder / "saved")
+    before = sorted(path for path in (folder / "saved").rglob("*"))
+    run(recipe(objective="classification", data={"train": "saved"}))
+    run(recipe(objective="mlm", pack=32, output="packed", data={"train": "saved"}))
+    assert sorted(path for path in (folder / "saved").rglob("*")) == before
+    assert not [path for path in folder.rglob("*") if path.suffix == ".arrow" and "saved" not in path.parts]
+
+
+@pytest.mark.parametrize("pack", [40, 200])
+def test_no_token_of_a_long_text_is_lost_where_rows_are_packed(pack: int, folder: Path) -> None:
+    """Also where a row is longer than the texts that the model takes (64 tokens)."""
+    from hunmin.train.recipe.run import prepare, tokenizer_of
+
+    (folder / "long.txt").write_text(" ".join(REVIEWS) + "\n" + REVIEWS[0] + "\n")
+    checked = read(recipe(objective="mlm", pack=pack, data={"train": "long.txt", "validation": None}))
+    tokenizer = tokenizer_of(checked, None)
+    rows = prepare(checked, checked.stages[0], tokenizer, None)[1].train
+    whole = [tokenizer(text)["input_ids"] for text in (" ".join(REVIEWS), REVIEWS[0])]
+    assert sum(map(len, rows["input_ids"])) == sum(map(len, whole))
+    assert max(map(len, rows["input_ids"])) <= pack and max(length for lengths in rows["lengths"] for length in lengths) <= 64
 
 
 def test_patterns_and_lists_join_files_and_mixtures_draw_from_sources(folder: Path) -> None:
@@ -452,7 +474,7 @@ def test_from_scratch_end_to_end(folder: Path) -> None:
     results = train_from_scratch("r.yaml", ["stages.finetune.training.max_steps=60", "training.learning_rate=1e-2", "data.test=4"])
     assert list(results) == ["pretrain", "finetune"]
     assert results["pretrain"]["validation"]["perplexity"] > 1 and results["finetune"]["test"]["accuracy"] == 1.0
-    assert pipeline("text-classification", "out")("an awful and grim film")[0]["label"] == "neg"
+    assert pipeline("text-classification", "out")("the film was awful and the day poor")[0]["label"] == "neg"
     assert yaml.safe_load((folder / "out" / "recipe.yaml").read_text())["stages"][1]["training"]["max_steps"] == 60
     assert AutoTokenizer.from_pretrained("out").model_max_length == 64
 

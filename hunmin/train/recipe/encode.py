@@ -27,6 +27,7 @@ class Work:
     length: int  # tokens of a row
     labels: list[str] = field(default_factory=list[str])
     model: Any = None
+    room: int = 0  # tokens that the model takes
     numbered: bool = False  # the data set holds numbers of labels, and names beside them
 
     @property
@@ -79,17 +80,27 @@ def _pairs(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
 
 
 def plain(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
-    """Texts alone. Where rows are packed, nothing is cut here."""
-    cut: dict[str, Any] = {"truncation": True, "max_length": work.length} if work.stage.pack is None else {"truncation": False}
-    out = _kept(work.tokenizer(texts(rows, work.data.text, numbers, work), **cut))
-    return {"input_ids": [ids for ids in out["input_ids"] if len(ids) > work.tokenizer.num_special_tokens_to_add()]}
+    """Texts alone. Where rows are packed nothing is lost: a text that is too long becomes several rows."""
+    return _pieces(_plain(rows, numbers, work), work)
 
 
 def causal(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
     """Texts that end with the end token."""
-    ids, end = plain(rows, numbers, work)["input_ids"], work.tokenizer.eos_token_id
-    room = work.length if work.stage.pack is None else None
-    return {"input_ids": [row if end is None or row[-1] == end else [*row[: room and room - 1], end] for row in ids]}
+    end = work.tokenizer.eos_token_id
+    room = work.length - 1 if work.stage.pack is None else None
+    ids = _plain(rows, numbers, work)
+    return _pieces([row if end is None or row[-1] == end else [*row[:room], end] for row in ids], work)
+
+
+def _plain(rows: Columns, numbers: Sequence[int], work: Work) -> list[list[int]]:
+    cut: dict[str, Any] = {"truncation": True, "max_length": work.length} if work.stage.pack is None else {"truncation": False}
+    ids = work.tokenizer(texts(rows, work.data.text, numbers, work), **cut)["input_ids"]
+    return [row for row in ids if len(row) > work.tokenizer.num_special_tokens_to_add()]
+
+
+def _pieces(ids: list[list[int]], work: Work) -> Columns:
+    size = min(work.room, work.stage.pack or work.room)
+    return {"input_ids": [row[i : i + size] for row in ids for i in range(0, len(row), size)]}
 
 
 def classes(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -216,17 +217,22 @@ def adapted(model: Any, part: AdapterPart | None, task: str, place: Any) -> Any:
 # ---------------------------------------------------------------- a stage
 
 
-def prepare(checked: Checked, stage: Stage, tokenizer: Any, place: str | None, *, sample: int | None = None) -> tuple[Work, sources.Splits]:
-    """The model of a stage, and its rows, tokenized. ``sample``: of each split so many rows only."""
+def prepare(
+    checked: Checked, stage: Stage, tokenizer: Any, place: str | None, *, folder: str | None = None, sample: int | None = None
+) -> tuple[Work, sources.Splits]:
+    """The model of a stage, and its rows, tokenized.
+
+    ``folder`` takes the tokens of rows that are not in memory themselves; ``sample``: of each split so many rows only.
+    """
     splits = sources.load_splits(stage.data, columns_of(stage), checked.recipe.seed, stage.data_place)
     labels = label_names(stage, splits.train, _held(checked, place))
     work = Work(stage, tokenizer, LONGEST, labels, numbered=bool(named_by(stage, splits.train)))
     work.model = model_of(checked, stage, tokenizer, labels, place)
-    room, work.length = row_length(work)
+    work.room, work.length = row_length(work)
     if splits.validation is None and stage.training.get("eval_strategy", "no") != "no":
         raise (stage.data_place / "validation").error("eval_strategy needs validation rows.", "eval_strategy에는 검증 데이터가 필요합니다.")
-    rows = sources.Splits(*(encoded(rows, name, work, sample) for name, rows in vars(splits).items()))
-    tokenizer.model_max_length = min(tokenizer.model_max_length, room)  # what pipelines cut texts to
+    rows = sources.Splits(*(encoded(rows, name, work, folder, sample) for name, rows in vars(splits).items()))
+    tokenizer.model_max_length = min(tokenizer.model_max_length, work.room)  # what pipelines cut texts to
     return work, rows
 
 
@@ -246,26 +252,27 @@ def row_length(work: Work) -> tuple[int, int]:
     limits = [side.embed.spec.positions for side in (model.encoder, model.decoder) if side is not None and not side.embed.spec.sinusoid]
     room = min([work.tokenizer.model_max_length, *(limit for limit in limits if limit)])
     wanted = work.data.max_length or min(LONGEST, room)
-    for value, place in ((work.data.max_length, work.stage.data_place / "max_length"), (work.stage.pack, work.stage.place / "pack")):
-        if value is not None and not 2 < value <= (room if place.path[-1] == "max_length" else value):
-            raise place.error(
-                f"is {value}; this model takes 3 to {room} tokens.", f"값이 {value}입니다. 이 모델은 3~{room}토큰을 받습니다."
-            )
+    if not 2 < wanted <= room:
+        raise (work.stage.data_place / "max_length").error(
+            f"is {wanted}; this model takes 3 to {room} tokens.", f"값이 {wanted}입니다. 이 모델은 3~{room}토큰을 받습니다."
+        )
     return room, wanted
 
 
-def encoded(rows: Any, name: str, work: Work, sample: int | None = None) -> Any:
+def encoded(rows: Any, name: str, work: Work, folder: str | None, sample: int | None = None) -> Any:
     """A split, tokenized, without rows that have no tokens, and packed where the stage says so."""
     if rows is None:
         return None
     goal = GOALS[work.stage.objective]
     rows = sources.first_rows(rows, sample) if sample is not None else rows
+    stored = folder is not None and bool(rows.cache_files)  # else the library would write beside the data
     out = rows.map(
         lambda batch: goal.encode(batch, batch[sources.ROW], work),
         batched=True,
         remove_columns=rows.column_names,
         new_fingerprint=uuid.uuid4().hex,  # or it would be computed from everything that the function refers to
-        keep_in_memory=sample is not None,
+        keep_in_memory=not stored,
+        cache_file_name=f"{folder}/{name}.arrow" if stored else None,
         desc=f"{work.stage.name}: {name}",
     )
     if not len(out):
@@ -276,10 +283,7 @@ def encoded(rows: Any, name: str, work: Work, sample: int | None = None) -> Any:
         out = sources.first_rows(out, len(out) - 1)
     if work.stage.pack is None:
         return out
-    packed = pack([out[i] for i in range(len(out))], work.stage.pack)
-    from datasets import Dataset
-
-    return Dataset.from_list(list(packed))
+    return pack(out, work.stage.pack)
 
 
 def arguments_of(stage: Stage, folder: str | Path, **more: Any) -> TrainingArguments:
@@ -289,7 +293,13 @@ def arguments_of(stage: Stage, folder: str | Path, **more: Any) -> TrainingArgum
 
 def _run_stage(checked: Checked, stage: Stage, tokenizer: Any, place: str | None, final: Path, resume: bool) -> dict[str, Any]:
     """Train, save and evaluate one stage. Returns its metrics by split."""
-    work, splits = prepare(checked, stage, tokenizer, place)
+    with tempfile.TemporaryDirectory(prefix=".rows-", dir=checked.output, ignore_cleanup_errors=True) as folder:
+        work, splits = prepare(checked, stage, tokenizer, place, folder=folder)
+        return _train_stage(checked, work, splits, final, resume)
+
+
+def _train_stage(checked: Checked, work: Work, splits: sources.Splits, final: Path, resume: bool) -> dict[str, Any]:
+    stage = work.stage
     work.model = adapted(work.model, stage.adapter, GOALS[stage.objective].task, stage.place)
     args = arguments_of(stage, checked.output / stage.name)
     trainer = trainer_for(work, args=args, train_dataset=splits.train, eval_dataset=splits.validation)

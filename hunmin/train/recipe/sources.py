@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from hunmin.errors import InputError, SourceError, say, short
 from hunmin.train.mixing import interleave, mixing_rates
 from hunmin.train.recipe.checks import Place
@@ -63,8 +65,8 @@ def _cut(train: Any, share: float, seed: int, place: Place) -> tuple[Any, Any]:
         raise place.error(
             f"{share} of {len(train)} training rows leaves one side empty.", f"학습 데이터 {len(train)}행을 {share}만큼 나눌 수 없습니다."
         )
-    parts = train.train_test_split(test_size=count, seed=seed)
-    return parts["train"], parts["test"]
+    drawn = np.random.default_rng(seed).permutation(len(train))
+    return train.select(np.sort(drawn[count:])), train.select(np.sort(drawn[:count]))
 
 
 def _columns(rows: Any, needed: list[str], place: Place, split: str) -> Any:
