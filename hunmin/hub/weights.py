@@ -272,11 +272,18 @@ def warn_report(report: Report, names: Names, where: str) -> None:
 
 
 def export(model: nn.Module, config: Config, task: str) -> Iterator[tuple[str, Tensor]]:
-    """The model's tensors under the checkpoint's names; tied ones once. The inverse of ``load``."""
+    """The model's tensors under the checkpoint's names; tied ones once. The inverse of ``load``.
+
+    Of a model that is spread over processes each tensor is brought together when its turn comes: all of them have to export.
+    """
     parameters = dict(model.named_parameters())
     if foreign := [n for n, p in parameters.items() if p.is_meta]:
         raise InputError(
             say(f"{foreign[0]} has no values: the model is on the meta device.", f"{foreign[0]}에 값이 없습니다: meta 장치의 모델입니다.")
         )
     for stored, place in Names(config, task).stored(parameters).items():
-        yield stored, place.write([parameters[n].detach() for n in place.names])
+        yield stored, place.write([_together(parameters[n].detach()) for n in place.names])
+
+
+def _together(t: Tensor) -> Tensor:
+    return t.full_tensor() if hasattr(t, "full_tensor") else t  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from hunmin.text.stream import StreamDecoder as StreamDecoder
     from hunmin.text.tokenizer import Tokenizer as Tokenizer
 
-_HOME = {"AutoTokenizer": "load", "BatchEncoding": "batch", "StreamDecoder": "stream", "Tokenizer": "tokenizer", "train_tokenizer": "scratch"}
+_HOME = {
+    "AutoTokenizer": "load",
+    "BatchEncoding": "batch",
+    "StreamDecoder": "stream",
+    "Tokenizer": "tokenizer",
+    "train_tokenizer": "scratch",
+}
 
 __all__ = ["AutoTokenizer", "BatchEncoding", "StreamDecoder", "Tokenizer", "train_tokenizer"]
 

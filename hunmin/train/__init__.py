@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from hunmin.train.objectives import ElectraTrainer as ElectraTrainer
     from hunmin.train.packing import group_texts as group_texts
     from hunmin.train.packing import pack as pack
-    from hunmin.train.report import ReportCallback as ReportCallback
+    from hunmin.train.ray import train_on_ray as train_on_ray
     from hunmin.train.recipe import train_from_scratch as train_from_scratch
+    from hunmin.train.report import ReportCallback as ReportCallback
     from hunmin.train.rows import flatten as flatten
     from hunmin.train.rows import unpadded as unpadded
     from hunmin.train.rows import without_padding as without_padding
@@ -71,6 +72,7 @@ _NAMES = {
     "packing": "group_texts pack",
     "report": "ReportCallback",
     "recipe": "train_from_scratch",
+    "ray": "train_on_ray",
     "rows": "flatten unpadded without_padding",
     "schedules": "get_constant_schedule get_constant_schedule_with_warmup get_cosine_schedule_with_warmup get_linear_schedule_with_warmup "
     "get_scheduler",

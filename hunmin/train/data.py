@@ -22,6 +22,7 @@ from hunmin.errors import InputError, say
 from hunmin.model import PreTrainedModel
 from hunmin.nn.where import Where
 from hunmin.train.collators.basic import with_packing
+from hunmin.train.items import Fill
 from hunmin.train.rows import TASK_LABELS, Labels, without_padding
 
 Batch = dict[str, Any]
@@ -93,7 +94,7 @@ class Batches:
         places = list(self._places(number))
         loader = DataLoader(
             cast("Any", _Numbered(self.dataset)),
-            batch_sampler=cast("Any", [[(number, i, row) for row in rows] for i, rows in enumerate(places)][skip:]),
+            batch_sampler=cast("Any", [[(number, i, row) for row in rows] or [(number, ~i, 0)] for i, rows in enumerate(places)][skip:]),
             collate_fn=_Seeded(self.collate, self.seed),
             num_workers=self.workers,
             pin_memory=self.pin and torch.cuda.is_available(),
@@ -104,7 +105,7 @@ class Batches:
     def _places(self, epoch: int) -> Iterator[list[int]]:
         """Row numbers of every batch of this process.
 
-        The last batch of all is filled up from the beginning, so that every process has as many batches, and no empty one.
+        All processes have as many; the last batch of all may have no row for some of them.
         """
         if self.lengths is not None:
             rows = by_length(self.lengths, self.size * self.world, self.seed, epoch)
@@ -113,9 +114,12 @@ class Batches:
         whole = self.size * self.world
         for i in range(len(self)):
             batch = rows[i * whole : (i + 1) * whole]
-            batch += [rows[j % len(rows)] for j in range(-len(batch) % self.world)]
-            share = -(-len(batch) // self.world)
-            yield batch[self.rank * share : (self.rank + 1) * share]
+            yield self._share(batch)
+
+    def _share(self, batch: list[Any]) -> list[Any]:
+        """What this process computes of a batch of all."""
+        share = -(-len(batch) // self.world)
+        return batch[self.rank * share : (self.rank + 1) * share]
 
     def _streamed(self, epoch: int) -> Iterator[Batch]:
         """Batches of a stream: every process reads all of it and keeps its slice."""
@@ -123,10 +127,9 @@ class Batches:
             self.dataset.set_epoch(epoch)
         rows, collate, number = iter(cast("Iterable[Any]", self.dataset)), _Seeded(self.collate, self.seed), 0
         while whole := list(islice(rows, self.size * self.world)):
-            if len(whole) < self.size * self.world and (self.drop_last or len(whole) < self.world):
+            if len(whole) < self.size * self.world and self.drop_last:
                 return
-            share = -(-len(whole) // self.world)
-            yield collate([(epoch, number, row) for row in whole[self.rank * share : (self.rank + 1) * share]])
+            yield collate([(epoch, number, row) for row in self._share(whole)] or [(epoch, ~number, whole[0])])
             number += 1
 
 
@@ -146,7 +149,10 @@ class _Numbered:
 
 
 class _Seeded:
-    """A collator whose random numbers follow from the seed, the epoch and the number of the batch."""
+    """A collator whose random numbers follow from the seed, the epoch and the number of the batch.
+
+    ``~number`` marks a batch of a process for which no rows are left: its row is there to be computed, not to count.
+    """
 
     def __init__(self, collate: Any, seed: int) -> None:
         self.collate, self.seed = collate, seed
@@ -155,12 +161,13 @@ class _Seeded:
         epoch, number, _ = rows[0]
         kept = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
-            seed = int(np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0])
+            seed = int(np.random.SeedSequence([self.seed, epoch, max(number, ~number)]).generate_state(1)[0])
             random.seed(seed)
             np.random.seed(seed)
             torch.default_generator.manual_seed(seed)
             try:
-                return self.collate([row for _, _, row in rows])
+                batch = self.collate([row for _, _, row in rows])
+                return Fill(batch) if number < 0 and isinstance(batch, Mapping) else batch
             finally:
                 random.setstate(kept[0])
                 np.random.set_state(kept[1])

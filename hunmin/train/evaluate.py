@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from hunmin.errors import InputError, say
 from hunmin.train import parallel
-from hunmin.train.items import count_items
+from hunmin.train.items import Fill, count_items, rows_of
 from hunmin.train.state import EvalPrediction, PredictionOutput
 
 if TYPE_CHECKING:
@@ -71,32 +72,32 @@ class Evaluation:
     def _over(self, dataset: Any, prefix: str, loss_only: bool, ignore_keys: list[str] | None) -> tuple[Any, Any, dict[str, float]]:
         """All batches of a data set: outputs, labels, metrics."""
         batches, started = self.batches(dataset, self.args.per_device_eval_batch_size, train=False), time.perf_counter()
-        self.model.to(self.args.device)
+        parallel.place(self.model, self.args)
         self.model.eval()
         if hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # schedule-free optimizers keep two sets of weights
         found: list[tuple[list[Any], list[Any]]] = []
-        summed = np.zeros(2)
+        summed = np.zeros(3)  # losses, what they are means of, rows
         with self._average.applied() if self._average is not None else nullcontext():
             for batch in batches.epoch(0):
                 loss, logits, labels = self.prediction_step(self.model, batch, loss_only, ignore_keys)
-                if loss is not None:
-                    count = count_items(batch, self.model)
-                    summed += (float(loss) * count, count)
-                found.append((by_row(logits, batch), by_row(labels, batch)) if not loss_only else ([], []))
+                items = count_items(batch, self.model) if loss is not None else 0.0
+                summed += (loss.item() * items if loss is not None and items else 0.0, items, rows_of(batch))
+                if not isinstance(batch, Fill):
+                    found.append((by_row(logits, batch), by_row(labels, batch)) if not loss_only else ([], []))
                 self._call("on_prediction_step", eval_dataloader=batches)
-        summed = np.sum(parallel.gather(summed), 0)
-        whole = [step for parts in zip(*parallel.gather(found), strict=True) for step in parts]  # batch by batch, process by process
-        count = len(dataset) if not batches.stream else sum(len(rows) for rows, _ in whole)
-        predictions, labels = (joined([row for step in whole for row in step[side]][:count]) for side in (0, 1))
-        metrics: dict[str, float] = {"loss": float(summed[0] / summed[1])} if summed[1] else {}
+        total, items, count = np.sum(parallel.gather_shares(summed, self.args), 0)
+        shares = parallel.gather_shares(found, self.args)
+        whole = [step for parts in zip_longest(*shares) for step in parts if step is not None]  # batch by batch, process by process
+        predictions, labels = (joined([row for step in whole for row in step[side]]) for side in (0, 1))
+        metrics: dict[str, float] = {"loss": float(total / items)} if items else {}
         if self.compute_metrics is not None and predictions is not None and labels is not None:
             metrics |= self.compute_metrics(EvalPrediction(predictions, labels))
         seconds = time.perf_counter() - started
-        metrics |= {"runtime": seconds, "samples_per_second": count / seconds, "steps_per_second": len(whole) / seconds}
+        metrics |= {"runtime": seconds, "samples_per_second": float(count) / seconds, "steps_per_second": len(shares[0]) / seconds}
         return predictions, labels, {f"{prefix}_{k}" if not k.startswith(f"{prefix}_") else k: plain(v) for k, v in metrics.items()}
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: FSDP keeps the tensors that it gathers
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Any, Any]:

@@ -20,8 +20,14 @@ def task_of(model: Any) -> str:
     return str(getattr(model, "task", ""))
 
 
+class Fill(dict[str, Any]):
+    """A batch that a process gets because there are no rows left for it: computed, as the others wait for its part, and counted as nothing."""
+
+
 def rows_of(batch: Any) -> int:
     """Sequences of a batch, packed or padded."""
+    if isinstance(batch, Fill):
+        return 0
     if not isinstance(batch, Mapping):
         return len(batch)
     where = batch.get("where")
@@ -34,7 +40,7 @@ def rows_of(batch: Any) -> int:
 def tokens_of(batch: Any) -> int:
     """Real tokens of a batch, of an encoder and a decoder together; 0 where it has none."""
     total = 0
-    for side in ("", "decoder_") if isinstance(batch, Mapping) else ():
+    for side in ("", "decoder_") if isinstance(batch, Mapping) and not isinstance(batch, Fill) else ():
         where, mask, ids = batch.get(f"{side}where"), batch.get(f"{side}attention_mask"), batch.get(f"{side}input_ids")
         if where is not None and where.lengths:
             total += sum(where.lengths)
@@ -45,6 +51,8 @@ def tokens_of(batch: Any) -> int:
 
 def count_items(batch: Any, model: Any) -> float:
     """What the model's loss of this batch is a mean over: predicted tokens, real tokens, or rows."""
+    if isinstance(batch, Fill):
+        return 0.0
     if not isinstance(batch, Mapping):
         return float(rows_of(batch))
     labels, task = batch.get("labels"), task_of(model)
@@ -92,6 +100,13 @@ def mean_loss(outputs: Any, batch: Mapping[str, Any], model: Any, smoothing: flo
             )
         )
     return loss
+
+
+def no_loss(outputs: Any, device: torch.device) -> Tensor:
+    """A loss of zero from a batch with nothing to learn: its gradients, all zero, are what other processes wait for."""
+    values = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, tuple | list) else (outputs,)
+    learnt = [value for value in values if isinstance(value, Tensor) and value.requires_grad and value.ndim]
+    return sum((value.sum() * 0 for value in learnt), torch.zeros((), device=device))
 
 
 def check_labels(batch: Mapping[str, Any], model: Any) -> None:

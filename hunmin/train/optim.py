@@ -27,6 +27,7 @@ FOREIGN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "schedule_free_adamw": ("schedulefree", "AdamWScheduleFree", {}),
     "schedule_free_sgd": ("schedulefree", "SGDScheduleFree", {}),
 }
+SPREADABLE = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "sgd", "adagrad", "rmsprop", "lion", "muon")  # know parameters in shards
 OWN = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adafactor", "sgd", "adagrad", "rmsprop", "lion", "muon")
 
 
@@ -98,6 +99,13 @@ def create_optimizer(groups: list[Group], arguments: TrainingArguments) -> Optim
     adam: dict[str, Any] = {"betas": (arguments.adam_beta1, arguments.adam_beta2), "eps": arguments.adam_epsilon}
     if name not in (*OWN, *FOREIGN):
         raise bad("optim", name, ", ".join((*OWN, *FOREIGN)))
+    if name not in SPREADABLE and any(hasattr(p, "device_mesh") for group in groups for p in group["params"]):
+        raise InputError(
+            say(
+                f"optim={name!r} does not know parameters that are spread over processes. Those that do: {', '.join(SPREADABLE)}.",
+                f"optim={name!r}은(는) 여러 프로세스에 나뉜 파라미터를 다루지 못합니다. 가능한 것: {', '.join(SPREADABLE)}.",
+            )
+        )
     try:
         match name:
             case "adamw_torch" | "adamw_torch_fused" | "adamw_hf":
@@ -118,9 +126,11 @@ def create_optimizer(groups: list[Group], arguments: TrainingArguments) -> Optim
 
 
 def _fusible(groups: list[Group]) -> bool:
-    """Whether one kernel can update all parameters: on CPU and CUDA, for floating-point tensors that are not sharded."""
+    """Whether one kernel can update all parameters: on CPU and CUDA, for floating-point tensors that are all whole, or all spread alike."""
     tensors: list[Tensor] = [p for group in groups for p in group["params"]]
-    return all(type(p) is nn.Parameter and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)
+    spread = {getattr(p, "device_mesh", None) for p in tensors}
+    known = all(type(p) is nn.Parameter for p in tensors) or (None not in spread and len(spread) == 1)
+    return known and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)
 
 
 def _muon(groups: list[Group], lr: float, adam: dict[str, Any], more: dict[str, Any]) -> Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hunmin.errors import FormatError, InputError, say
+from hunmin.generate import set_seed
 from hunmin.hub.tensors import write_tensors
 from hunmin.hub.weights import export
 from hunmin.model import PreTrainedModel
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from hunmin.train.arguments import TrainingArguments
     from hunmin.train.extras import MovingAverage
 
-ARGUMENTS, AVERAGE, SCALER = "training_args.json", "average.pt", "scaler.pt"
+ARGUMENTS, AVERAGE, SCALER, SHARDS = "training_args.json", "average.pt", "scaler.pt", "shards"
 
 
 class Resume:
@@ -63,26 +65,28 @@ class Resume:
         """Put a checkpoint's weights into the model, in place. Raises FormatError when they are of another model."""
         try:
             if (place / files.TRAINED).is_file():
-                held = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-                stored = load_file(place / files.TRAINED)
-                if wrong := [n for n, t in stored.items() if n not in held or held[n].shape != t.shape]:
-                    raise ValueError(f"{wrong[0]}, …")
-                with torch.no_grad():
-                    for name, tensor in stored.items():
-                        held[name].copy_(tensor)
-                return
+                return self._fill(load_file(place / files.TRAINED))
             from hunmin.auto import load, read_config
             from hunmin.hub.files import resolve
 
             kind = read_config(resolve(str(place))).model_type
             if kind != self.model.config.model_type:
                 raise ValueError(f"{kind}, not {self.model.config.model_type}")
-            self.model.load_state_dict(load(str(place), self.model.task).state_dict())
+            self._fill(load(str(place), self.model.task).state_dict())
         except (AttributeError, RuntimeError, ValueError, SafetensorError) as error:
             cause = " ".join(str(error).split())[:200]
             raise FormatError(
                 say(f"{place} is not a checkpoint of this model: {cause}", f"{place}은(는) 이 모델의 체크포인트가 아닙니다: {cause}")
             ) from error
+
+    def _fill(self, stored: dict[str, torch.Tensor]) -> None:
+        """Put whole tensors into the model's parameters and buffers, in place. Raises ValueError when they do not fit."""
+        held = dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
+        if wrong := [n for n, t in stored.items() if n not in held or held[n].shape != t.shape]:
+            raise ValueError(f"{wrong[0]}, …")
+        with torch.no_grad():
+            for name, tensor in stored.items():
+                held[name].copy_(parallel.like(tensor, held[name]))
 
     def load_progress(self, place: Path) -> int:
         """Optimizer, schedule, random numbers and state of a checkpoint. Returns how many batches of its epoch are done."""
@@ -98,14 +102,16 @@ class Resume:
                     f"{place}에 {files.OPTIMIZER}가 없습니다. save_only_model로 저장되어 이어서 학습할 수 없습니다.",
                 )
             )
-        self.optimizer.load_state_dict(read(place / files.OPTIMIZER))
-        self.lr_scheduler.load_state_dict(read(place / files.SCHEDULER))
-        for name, part in ((AVERAGE, self._average), (SCALER, self._scaler)):
+        parts = {files.OPTIMIZER: self.optimizer, files.SCHEDULER: self.lr_scheduler, AVERAGE: self._average, SCALER: self._scaler}
+        for name, part in parts.items():
             if part is not None and (place / name).is_file():
-                part.load_state_dict(read(place / name))
+                part.load_state_dict(self._joined(name, part, place))
         own = place / _ranked(files.RNG)
         held = read(own if own.is_file() else place / files.RNG)
-        files.restore_random(held["random"])
+        if own.is_file():
+            files.restore_random(held["random"])
+        else:  # saved by fewer processes: numbers of our own, not those of process 0 once more
+            set_seed(self.args.seed + saved.global_step + parallel.data_rank(self.args))
         self._losses, self._since_log = held["losses"], tuple(held["since_log"])
         done = saved.global_step % self._steps_in_epoch * self.args.gradient_accumulation_steps
         return 0 if self.args.ignore_data_skip else done
@@ -122,9 +128,7 @@ class Resume:
         if not self.args.save_only_model:
             held = {"random": files.random_state(), "losses": self._losses, "since_log": list(self._since_log)}
             states = {files.OPTIMIZER: self.optimizer, files.SCHEDULER: self.lr_scheduler, AVERAGE: self._average, SCALER: self._scaler}
-            for name, part in states.items():
-                if part is not None:
-                    writers.append(saver(name, copied(part.state_dict()) if later else part.state_dict()))
+            writers += self._state_writers({name: part.state_dict() for name, part in states.items() if part is not None}, copy=later)
             others = parallel.gather(held)
             writers += [saver(_ranked(files.RNG, i), state) for i, state in enumerate(others)]
         if parallel.rank() == 0:
@@ -133,17 +137,50 @@ class Resume:
         if self.args.push_to_hub and self.args.hub_strategy in ("every_save", "all_checkpoints", "checkpoint"):
             self.push_to_hub(f"Step {self.state.global_step}")
 
+    def _state_writers(self, states: dict[str, Any], copy: bool) -> list[Writer]:
+        """Writes states. What is spread over processes they write now, each its part, into a folder that is to be moved."""
+        if not parallel.sharded(self.args):
+            return [saver(name, copied(state) if copy else state) for name, state in states.items()]
+        from hunmin.train import sharded_state
+
+        writers, spread = list[Writer](), dict[str, torch.Tensor]()
+        for name, state in states.items():
+            rest, tensors = sharded_state.apart(state, name)
+            writers.append(saver(name, copied(rest) if copy else rest))
+            spread |= tensors
+        parts = Path(self.args.output_dir) / f".{files.PREFIX}-{self.state.global_step}-{SHARDS}"
+        if parallel.rank() == 0:
+            shutil.rmtree(parts, ignore_errors=True)
+            parts.mkdir(parents=True)
+        parallel.barrier()
+        sharded_state.save(spread, parts)
+        return [*writers, lambda folder: parts.rename(folder / SHARDS)]
+
+    def _joined(self, name: str, part: Any, place: Path) -> Any:
+        """A state of a checkpoint as this run holds it, however the run that wrote it was spread."""
+        state = read(place / name)
+        if not parallel.sharded(self.args) and not (place / SHARDS).is_dir():
+            return state
+        from hunmin.train import sharded_state
+
+        owner = sharded_state.owner_among(part.weights) if name == AVERAGE else sharded_state.owner_in(part)
+        return sharded_state.joined(state, owner, place / SHARDS)
+
     def _model_writers(self, copy: bool = False) -> list[Writer]:
         """Writes the model, its tokenizer and the arguments. ``copy``: as they are now, whatever happens until they are written."""
         model, writers = parallel.unwrapped(self.model), list[Writer]()
         if isinstance(model, PreTrainedModel):
-            if copy:
-                tensors = [(name, tensor.detach().to("cpu", copy=True)) for name, tensor in export(model, model.config, model.task)]
+            if copy or parallel.sharded(self.args):  # every process takes part in bringing tensors together; the first keeps them
+                first, every = parallel.rank() == 0, export(model, model.config, model.task)
+                tensors = [(name, tensor.to("cpu", copy=True)) for name, tensor in every if first]
                 writers.append(partial(_write_model, model, tensors))
             else:
                 writers.append(model.save_pretrained)
         else:
-            if hasattr(model, "save_pretrained"):
+            if hasattr(model, "save_pretrained") and parallel.sharded(self.args):
+                together = {name: parallel.whole(tensor).cpu() for name, tensor in model.state_dict().items()}
+                writers.append(partial(model.save_pretrained, state_dict=together))
+            elif hasattr(model, "save_pretrained"):
                 writers.append(model.save_pretrained)
             trained = learnt(model)
             writers.append(partial(_write_trained, copied(trained) if copy else trained))
@@ -184,6 +221,8 @@ class Resume:
         """Write metrics to ``{split}_results.json`` in ``output_dir``, and with the others into ``all_results.json``."""
         import json
 
+        if parallel.rank():
+            return
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{split}_results.json").write_text(json.dumps(metrics, indent=4, sort_keys=True) + "\n", encoding="utf-8")
@@ -198,6 +237,8 @@ class Resume:
         """``README.md`` in ``output_dir``: the task, the data and settings of the run, and its results."""
         from hunmin.train.card import model_card
 
+        if parallel.rank():
+            return
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "README.md").write_text(model_card(self, about), encoding="utf-8")
@@ -227,7 +268,7 @@ def _ranked(name: str, index: int | None = None) -> str:
 
 def learnt(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a run changes of a model that has no file format of its own: parameters that learn, and buffers."""
-    trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: parallel.whole(p.detach()).contiguous() for name, p in model.named_parameters() if p.requires_grad}
     return trained | {name: b.detach().contiguous() for name, b in model.named_buffers() if name in model.state_dict()}
 
 

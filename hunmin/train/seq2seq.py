@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hunmin.errors import InputError, say
+from hunmin.train import parallel
 from hunmin.train.data import Batches, Collate
 from hunmin.train.trainer import Trainer
 
@@ -42,7 +43,7 @@ class Seq2SeqTrainer(Trainer):
             out.collate = Collate(self.data_collator, self.model, False)  # generation reads padded rows
         return out
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Any, Any]:
@@ -53,5 +54,6 @@ class Seq2SeqTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with self.autocast():
             loss = self.compute_loss(model, inputs) if "labels" in inputs else None
-            ids = self.model.generate(inputs["input_ids"], attention_mask=inputs.get("attention_mask"), **self._generation)
+            with parallel.gathered(self.model, self.args):  # processes generate texts of different lengths
+                ids = self.model.generate(inputs["input_ids"], attention_mask=inputs.get("attention_mask"), **self._generation)
         return loss, ids, inputs.get("labels")

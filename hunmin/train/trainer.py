@@ -28,7 +28,7 @@ from hunmin.train.data import Batch, Batches, Collate, sized, to_device, without
 from hunmin.train.evaluate import Evaluation
 from hunmin.train.extras import MovingAverage, compiled, noisy_embeddings, out_of_memory, uncompiled
 from hunmin.train.flow import Flow
-from hunmin.train.items import check_labels, count_items, loss_alone, mean_loss, rows_of, tokens_of
+from hunmin.train.items import check_labels, count_items, loss_alone, mean_loss, no_loss, rows_of, tokens_of
 from hunmin.train.optim import create_optimizer, groups_of
 from hunmin.train.report import ReportCallback
 from hunmin.train.resume import Resume
@@ -74,6 +74,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
         tokenizer: Any = None,
     ) -> None:
         self.args = args if args is not None else TrainingArguments()
+        parallel.start(self.args)
         set_seed(self.args.seed)
         if model is None and model_init is None:
             raise InputError(say("Trainer needs model= or model_init=.", "Trainer에 model=이나 model_init=이 필요합니다."))
@@ -214,11 +215,13 @@ class Trainer(Flow, Evaluation, Resume, Search):
         place = self.checkpoint_to_resume(wanted)
         if place is not None:
             self.load_weights(place)
-        self.model.to(args.device)
         data = self.get_train_dataloader()
         self._plan(data)
         given = self.optimizer is not None, self.lr_scheduler is not None
+        parallel.place(self.model, args, fixed=given[0])
         self.model_wrapped = parallel.wrap(self.model, args)
+        if parallel.data_rank(args):  # each share draws its own dropout; the first as a run of one process
+            set_seed(args.seed + parallel.data_rank(args))
         self.create_optimizer_and_scheduler(self.state.max_steps)
         self._scaler = torch.amp.GradScaler(args.device.type) if args.fp16 else None  # pyright: ignore[reportPrivateImportUsage]
         self._average = MovingAverage(self.model, args.ema_decay) if args.ema_decay else None
@@ -285,7 +288,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
         elif self._average is not None:
             self._average.swap()  # the result of a run with an average is the average
         seconds, steps = time.perf_counter() - self._started, state.global_step - self._first_step
-        rows = parallel.total(state.num_input_rows_seen - self._first_row, self.args.device)
+        rows = parallel.total(state.num_input_rows_seen - self._first_row, self.args)
         metrics = {"train_runtime": seconds, "train_samples_per_second": rows / seconds, "train_steps_per_second": steps / seconds}
         metrics["train_loss"] = self._losses / max(1, state.global_step)
         self.log(dict(metrics))
@@ -321,17 +324,15 @@ class Trainer(Flow, Evaluation, Resume, Search):
         if hasattr(self.optimizer, "train"):
             self.optimizer.train()  # schedule-free optimizers keep two sets of weights
         counts = [count_items(batch, self.model) for batch in group]
-        items, loss = parallel.total(sum(counts), args.device), torch.zeros((), device=args.device)
+        items, loss = parallel.total(sum(counts), args), torch.zeros((), device=args.device)
         for i, (batch, count) in enumerate(zip(group, counts, strict=True)):
             self.state.num_input_rows_seen += rows_of(batch)
             self.state.num_input_tokens_seen += tokens_of(batch)
-            if not count and items and parallel.processes() == 1:
-                continue  # nothing to learn in it: a mean over nothing is no number
             with parallel.no_sync(model, i + 1 < len(group)):
                 share = count / items if items else 1 / len(group)
                 loss += self.training_step(model, batch, items if self.compute_loss_func is not None else None, share)
             self._call("on_substep_end" if i + 1 < len(group) else "on_pre_optimizer_step")
-        value = parallel.total(loss.item(), args.device)
+        value = parallel.total(loss.item(), args)
         norm = self._clip()
         if not math.isfinite(value) or (norm is not None and not math.isfinite(norm) and self._scaler is None):
             self.optimizer.zero_grad()
@@ -355,11 +356,12 @@ class Trainer(Flow, Evaluation, Resume, Search):
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: float | None = None, share: float = 1.0) -> Tensor:
         """Gradients of one batch. Its loss counts with ``share``, the part of the step's items that it holds. Returns that product."""
         inputs = self._prepare_inputs(inputs)
+        more: dict[str, Any] = {"num_items_in_batch": num_items_in_batch} if num_items_in_batch is not None else {}
         with self.autocast():
-            if num_items_in_batch is None:
-                loss = self.compute_loss(model, inputs) * share
+            if not share:
+                loss = no_loss(self.compute_loss(model, inputs, return_outputs=True, **more)[1], self.args.device)
             else:
-                loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+                loss = self.compute_loss(model, inputs, **more) * (1.0 if more else share)
         scaled = loss * parallel.data_world(self.args)  # averaged over processes again, by whoever joins their gradients
         (self._scaler.scale(scaled) if self._scaler is not None else scaled).backward()
         return loss.detach()
@@ -387,10 +389,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
         return torch.autocast(self.args.device.type, torch.bfloat16 if self.args.bf16 else torch.float16)
 
     def _clip(self) -> float | None:
-        """The norm of the gradients, which are then at most ``max_grad_norm``."""
+        """The norm of all gradients, which are then at most ``max_grad_norm``; None where they have no limit."""
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        if not self.args.max_grad_norm:
-            return None
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], self.args.max_grad_norm)
-        return parallel.whole(norm).item()
+        return parallel.clip(self.model, self.args)
