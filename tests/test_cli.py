@@ -29,6 +29,7 @@ from hunmin.cli.table import width
 from hunmin.errors import HunminError, InputError, SourceError
 from hunmin.pipelines import TASKS, TAUGHT, canonical
 from tests.pipeline_cases import MASKED, TEXT
+from tests.test_pipelines import same as near
 
 
 @dataclass
@@ -188,7 +189,7 @@ def test_every_task(
     assert re.fullmatch(pattern, done.out)
     lines = cli(*args, "-", "--json", "--batch-size", "2", stdin=f"{text}\n" * 3).out.splitlines()
     assert len(lines) == 3
-    assert lines[0] == lines[1]
+    near(json.loads(lines[1]), json.loads(lines[0]))  # how rows share batches may round otherwise
     for row in json.loads(lines[0]) if lines[0].startswith("[") else [json.loads(lines[0])]:
         assert set(row) == keys
 
