@@ -13,9 +13,7 @@ from hunmin.nn.linear import Linear
 from hunmin.nn.norm import build_norm
 from hunmin.nn.positions import RelativeBias, rotate
 from hunmin.nn.spec import Attn
-from hunmin.nn.where import Where, additive
-
-BRIEF = 64  # tokens
+from hunmin.nn.where import BRIEF, Where, additive
 
 
 @dataclass
@@ -44,10 +42,13 @@ def attend(
 
     ``bias`` is added to the scores: one that follows from the places, or ``(B or 1, H, Q, K)`` that follows from the tokens.
     """
-    # Each sequence alone: no work is spent on pairs that cannot see each other.
+    # Sequences of about one length together: hardly any work is spent on pairs that cannot see each other.
     if at.kind == keys_at.kind == "packed" and not isinstance(bias, Tensor):
-        pairs = zip(at.parts(), keys_at.parts(), strict=True)
-        return torch.cat([attend(q[:, i], k[:, j], v[:, j], a, b, spec, bias, dropout) for (i, a), (j, b) in pairs], 1)
+        blocks = at.blocks(keys_at)
+        parts = [
+            attend(_rows(q, i), _rows(k, j), _rows(v, j), queries, keys, spec, bias, dropout) for (queries, i), (keys, j) in blocks.pairs
+        ]
+        return torch.cat([y.flatten(0, 1) for y in parts]).index_select(0, blocks.back)[None]
     if spec.softcap is not None or _brief(q, k):
         return weigh(q, k, v, at, keys_at, spec, bias, dropout)[0]
     causal = spec.causal and at is keys_at and at.kind == "plain" and bias is None and (spec.window is None or spec.window >= at.end)
@@ -61,6 +62,11 @@ def attend(
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return y.transpose(1, 2)
+
+
+def _rows(x: Tensor, columns: Tensor) -> Tensor:
+    """x ``(1, N, H, D)`` at ``columns`` ``(B, M)`` -> ``(B, M, H, D)``; the gradient of ``index_select`` is far faster than that of ``x[0, i]``."""
+    return x[0].index_select(0, columns.flatten()).unflatten(0, columns.shape)
 
 
 def _brief(q: Tensor, k: Tensor) -> bool:

@@ -7,11 +7,16 @@ two numbers alone, so no cache and no batch layout needs mask code of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from hunmin.errors import InputError, say
+
+BRIEF = 64  # tokens
 T = TypeVar("T")
 Kind = Literal["plain", "padded", "packed"]
 
@@ -107,6 +112,14 @@ class Where:
 
         return self.memo("parts", cut)
 
+    def blocks(self, keys: Where) -> Blocks:
+        """The sequences of two packed rows, these and ``keys``, in batches of about one length.
+
+        Short sequences share a batch up to the next multiple of eight: for a row of a hundred headlines six products instead of a hundred.
+        """
+        # `keys` is part of the value, so that its id cannot be reused while the entry lives
+        return self.memo(("blocks", id(keys)), lambda: (_blocks(self, keys), keys))[0]
+
     def extent(self) -> Tensor:
         """Length of the sequence that each token belongs to, ``(B, N)``; needed by rotations that depend on it."""
 
@@ -126,6 +139,59 @@ class Where:
             return (rows, ends - torch.tensor(self.lengths, device=device)), (rows, ends - 1)
         rows, real = torch.arange(self.shape[0], device=device), (self.segment >= 0).long()
         return (rows, real.argmax(-1)), (rows, self.shape[1] - 1 - real.flip(-1).argmax(-1))
+
+
+def kept(values: Tensor, mask: Tensor) -> Tensor:
+    """What ``values`` ``(B, N, …)`` have where ``mask`` ``(B, N)`` is True, as one row ``(1, K, …)``."""
+    if mask.dtype != torch.bool or values.shape[:2] != mask.shape:
+        raise InputError(
+            say(
+                f"A mask of tokens is bool and shaped {tuple(values.shape[:2])}, not {mask.dtype} and {tuple(mask.shape)}.",
+                f"토큰 마스크는 bool이고 모양이 {tuple(values.shape[:2])}여야 합니다. 받은 것: {mask.dtype}, {tuple(mask.shape)}.",
+            )
+        )
+    return values[mask.to(values.device)][None]
+
+
+@dataclass
+class Blocks:
+    """Packed sequences as batches. Places beyond the end of a sequence repeat its last token, and nobody looks at them.
+
+    ``pairs`` are queries and keys of each batch: their places, and which column of the row stands there ``(B, N)``.
+    ``back`` ``(N,)`` says for every column of the queries' row where it is when all batches lie one after another.
+    """
+
+    pairs: list[tuple[tuple[Where, Tensor], tuple[Where, Tensor]]]
+    back: Tensor
+
+
+def _blocks(queries: Where, keys: Where) -> Blocks:
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, sizes in enumerate(zip(queries.lengths, keys.lengths, strict=True)):
+        n, m = (-(-size // 8) * 8 if size <= BRIEF else size for size in sizes)
+        groups.setdefault((n, m), []).append(i)
+    device, begun = queries.position.device, 0
+    pairs, back = list[tuple[tuple[Where, Tensor], tuple[Where, Tensor]]](), torch.empty(sum(queries.lengths), dtype=torch.long)
+    for members in groups.values():  # on the host, which knows all lengths
+        at, columns = _batch(queries.lengths, members)
+        real = (at.segment >= 0).flatten()
+        back[columns.flatten()[real]] = begun + real.nonzero()[:, 0]
+        begun += len(real)
+        query = at.to(device), columns.to(device)
+        if keys is queries:
+            pairs.append((query, query))
+        else:
+            key_at, key_columns = _batch(keys.lengths, members)
+            pairs.append((query, (key_at.to(device), key_columns.to(device))))
+    return Blocks(pairs, back.to(device))
+
+
+def _batch(lengths: Sequence[int], members: Sequence[int]) -> tuple[Where, Tensor]:
+    """Places of some sequences of a packed row as a batch ``(B, N)``, and the columns of the row."""
+    sizes = torch.tensor([lengths[i] for i in members])[:, None]
+    ends = torch.tensor(list(accumulate(lengths)))[list(members), None]
+    place = torch.arange(int(sizes.max()))
+    return Where.padded(place < sizes), ends - sizes + torch.minimum(place, sizes - 1)
 
 
 def visible(q: Where, k: Where, causal: bool, window: int | None) -> Tensor:
