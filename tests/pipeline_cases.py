@@ -29,6 +29,7 @@ MODELS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "bert-regression": ("bert", "wordpiece", "SequenceClassification", SIZE | labels(["score"]) | {"problem_type": "regression"}),
     "bert-ner": ("bert", "wordpiece", "TokenClassification", SIZE | labels(NER_LABELS)),
     "roberta-ner": ("roberta", "bytes", "TokenClassification", SIZE | labels(NER_LABELS)),
+    "xlmr-ner": ("xlm-roberta", "unigram", "TokenClassification", SIZE | {"max_position_embeddings": 90} | labels(NER_LABELS)),
     "bert-qa": ("bert", "wordpiece", "QuestionAnswering", SIZE),
     "roberta-qa": ("roberta", "bytes", "QuestionAnswering", SIZE),
     "bert-mask": ("bert", "wordpiece", "MaskedLM", SIZE),
@@ -72,7 +73,7 @@ def _classification() -> list[Call]:
 
 def _tokens() -> list[Call]:
     calls: list[Call] = []
-    for model in ("bert-ner", "roberta-ner"):
+    for model in ("bert-ner", "roberta-ner", "xlmr-ner"):
         calls += [(model, "ner", {}, [x], {}) for x in (TEXT, MANY, KOREAN, NFD)]
         strategies = ("none", "simple", "first", "average", "max")
         calls += [(model, "token-classification", {"aggregation_strategy": s}, [x], {}) for s in strategies for x in (TEXT, KOREAN, NFD)]
