@@ -33,7 +33,14 @@ LIBRARIES = {
     "mixed": ("Hunmin", "Hunmin bf16", "Transformers", "Transformers bf16"),
     "lora": ("Hunmin", "Hunmin bf16", "PEFT", "PEFT bf16"),
 }
-BOOK = {"vocab_size": 1000, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024, "num_labels": 7}
+BOOK = {
+    "vocab_size": 1000,
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "num_labels": 7,
+}
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.0, "task_type": "CAUSAL_LM"}
 
 
@@ -137,7 +144,19 @@ def compare(part: str, rows: int, runs: int, threads: int) -> None:
         prepare(part, Path(folder))
         for i in range(runs):
             for library in LIBRARIES[part][:: 1 if i % 2 else -1]:
-                command = [sys.executable, __file__, "--part", part, "--rows", str(rows), "--threads", str(threads), "--one", library, folder]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--part",
+                    part,
+                    "--rows",
+                    str(rows),
+                    "--threads",
+                    str(threads),
+                    "--one",
+                    library,
+                    folder,
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
                 if done.returncode:
                     raise SystemExit(f"{library}: {done.stderr[-2000:]}")
