@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hunmin import (
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
     IA3Config,
@@ -263,6 +264,18 @@ def test_noise_and_average(tmp_path: Path) -> None:
     assert losses(average) == losses(plain)
     with pytest.raises(AssertionError):
         same_weights(average.model, plain.model)
+
+
+def test_the_average_is_evaluated_saved_and_the_result(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"ema_decay": 0.9, "eval_strategy": "epoch", "save_strategy": "epoch", "eval_dataset": rows("causal", 8, 1)}
+    done = run("causal", tmp_path, rows("causal"), learning_rate=1e-2, **options)
+    told = [entry["eval_loss"] for entry in done.state.log_history if "eval_loss" in entry]
+    assert done.evaluate()["eval_loss"] == told[-1], "also after the run"
+    for step, loss in zip((6, 12), told, strict=True):
+        saved = AutoModelForCausalLM.from_pretrained(tmp_path / f"checkpoint-{step}")
+        assert trainer(saved, tmp_path / "x", None).evaluate(rows("causal", 8, 1))["eval_loss"] == loss
+    best = run("causal", tmp_path / "best", rows("causal"), learning_rate=1e-2, load_best_model_at_end=True, **options)
+    assert best.evaluate()["eval_loss"] == best.state.best_metric == min(told)
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop", "lion", "muon"])

@@ -33,6 +33,7 @@ class Flow:
     _since_log: tuple[float, int]
     _norm: float | None
     _rate: float  # of the last step
+    _ignored: list[str] | None  # outputs that evaluations leave out
 
     # -------------------------------------------------------------- what the control asks for
 
@@ -58,7 +59,7 @@ class Flow:
 
     def _evaluate_all(self) -> dict[str, float]:
         kept = self.model.training
-        metrics = self.evaluate()
+        metrics = self.evaluate(ignore_keys=self._ignored)
         self.model.train(kept)
         self.report_to_trial(metrics)
         if self.args.lr_scheduler_type == PLATEAU:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,8 @@ class Resume:
         for name, part in parts.items():
             if part is not None and (place / name).is_file():
                 part.load_state_dict(self._joined(name, part, place))
+                if name == AVERAGE:  # the model in the checkpoint was the average
+                    self._average.swap()  # type: ignore[union-attr]
         own = place / _ranked(files.RNG)
         held = read(own if own.is_file() else place / files.RNG)
         if own.is_file():
@@ -119,7 +122,14 @@ class Resume:
     # -------------------------------------------------------------- saving
 
     def save_checkpoint(self, *, best: bool = False) -> None:
-        """Everything that a run needs to go on, as ``checkpoint-STEP`` in ``output_dir``: there whole, or not at all."""
+        """Everything that a run needs to go on, as ``checkpoint-STEP`` in ``output_dir``: there whole, or not at all.
+
+        With a moving average the model in it is the average, which was evaluated, and the weights themselves lie beside it.
+        """
+        with self._average.applied() if self._average is not None else nullcontext():
+            self._save_checkpoint(best)
+
+    def _save_checkpoint(self, best: bool) -> None:
         if best:
             self.state.best_model_checkpoint = str(self.checkpoints.path(self.state.global_step))
         later = self.args.async_save

@@ -183,7 +183,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
 
     # -------------------------------------------------------------- training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **_: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None) -> TrainOutput:
         """Train, and return steps, mean loss and speed.
 
         ``resume_from_checkpoint``: a folder, or True for the last one in ``output_dir``; the run then ends as if it had not stopped.
@@ -193,6 +193,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
             FormatError: the loss became NaN or infinite; nothing was changed or saved by that step.
             SourceError: a checkpoint could not be written.
         """
+        self._ignored = ignore_keys_for_eval
         wanted = resume_from_checkpoint if resume_from_checkpoint is not None else self.args.resume_from_checkpoint
         if not self.args.auto_find_batch_size:
             return self._train(wanted, trial)
@@ -267,7 +268,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
         state.is_world_process_zero = state.is_local_process_zero = self.is_world_process_zero()
         if self._trial is not None:
             state.is_hyper_param_search, state.trial_name = True, args.run_name
-        self._steps_in_epoch, self._streamed = each, streamed
+        self._steps_in_epoch = each
         self.state, self.control = state, TrainerControl()
 
     def _run(self, data: Any, skip: int) -> TrainOutput:
@@ -286,7 +287,8 @@ class Trainer(Flow, Evaluation, Resume, Search):
             parallel.barrier()
             self.load_weights(Path(state.best_model_checkpoint))
         elif self._average is not None:
-            self._average.swap()  # the result of a run with an average is the average
+            self._average.swap()
+        self._average = None  # now it is the model
         seconds, steps = time.perf_counter() - self._started, state.global_step - self._first_step
         rows = parallel.total(state.num_input_rows_seen - self._first_row, self.args)
         metrics = {"train_runtime": seconds, "train_samples_per_second": rows / seconds, "train_steps_per_second": steps / seconds}
