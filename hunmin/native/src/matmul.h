@@ -1,0 +1,266 @@
+// y = x W^T for few rows of x: the weight is read once, in the form in which it is stored, and nothing else is as large.
+//
+// Quantized weights stand in tiles of 16 rows by 32 columns, so that one vector instruction multiplies four columns of sixteen rows and
+// no sum over lanes is needed. Rows of x are quantized to 8 bits by groups of 32 (as llama.cpp does), products are summed as integers.
+#pragma once
+#include "common.h"
+
+namespace {
+
+// Sixteen lanes; compilers split them where registers are shorter.
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef uint8_t u8x64 __attribute__((vector_size(64)));
+
+template <class T>
+inline T load(const void* from) {
+  T out;
+  std::memcpy(&out, from, sizeof(T));
+  return out;
+}
+
+inline f32x16 load_f16(const f16* from) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#else
+  f32x16 out;
+  for (int i = 0; i < 16; i++) out[i] = from_f16(from[i]);
+  return out;
+#endif
+}
+
+inline f32x16 load_bf16(const bf16* from) { return (f32x16)(__builtin_convertvector(load<u16x16>(from), u32x16) << 16); }
+
+inline float sum(f32x16 x) {
+  float out = 0;
+  for (int i = 0; i < 16; i++) out += x[i];
+  return out;
+}
+
+// For every lane: acc + the sum of four products of unsigned weights (at most `top`) with the four signed bytes of x.
+template <int top>
+inline i32x16 dot4(i32x16 acc, u8x64 w, const int8_t* x) {
+#if defined(__AVX512VNNI__)
+  return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(load<int32_t>(x)));
+#elif defined(__AVX2__)
+  const __m256i four = _mm256_set1_epi32(load<int32_t>(x)), ones = _mm256_set1_epi16(1);
+  for (int half = 0; half < 2; half++) {
+    __m256i part = load<__m256i>((const char*)&w + 32 * half), out;
+    if (top <= 15) {
+      out = _mm256_madd_epi16(_mm256_maddubs_epi16(part, four), ones);
+    } else {  // products of two whole bytes would saturate 16 bits: even and odd bytes apart
+      const __m256i low = _mm256_set1_epi16(255);
+      __m256i even = _mm256_madd_epi16(_mm256_and_si256(part, low), _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8));
+      out = _mm256_add_epi32(even, _mm256_madd_epi16(_mm256_srli_epi16(part, 8), _mm256_srai_epi16(four, 8)));
+    }
+    __m256i old = load<__m256i>((const char*)&acc + 32 * half);
+    out = _mm256_add_epi32(old, out);
+    std::memcpy((char*)&acc + 32 * half, &out, 32);
+  }
+  return acc;
+#else
+  for (int lane = 0; lane < 16; lane++)
+    for (int j = 0; j < 4; j++) acc[lane] += int32_t(w[4 * lane + j]) * x[j];
+  return acc;
+#endif
+}
+
+enum Kind : int32_t { F32 = 0, BF16 = 1, U4 = 2, U8 = 3 };
+
+// A weight (rows, cols). Plain: row after row. Quantized: tiles, numbers d * (code - zero) + m. Mirrors `_Matrix` in matrix.py.
+struct Matrix {
+  int32_t kind, rows, cols, group, zero, unused;  // group: columns that share d and m; 16, or a multiple of 32
+  const void* codes;
+  const f16* d;       // (rows / 16, cols / group, 16)
+  const f16* m;       // the same, or null
+  const float* bias;  // (rows), or null
+};
+
+// Rows of x as the kernels want them.
+struct Rows {
+  int count, width;  // width: a multiple of 32 for quantized weights, zeros at the end
+  const float* x;    // (count, width)
+  int8_t* q;         // (count, width)
+  float* s;          // (count, width / 32): scales of q
+  float* sums;       // (count, width / 16): sums of what q stands for
+  bf16* half;        // (count, width)
+};
+
+inline void quantize_row(const float* x, int width, int8_t* q, float* s, float* sums) {
+  for (int b = 0; b < width / 32; b++, x += 32, q += 32) {
+    float top = 0;
+    for (int i = 0; i < 32; i++) top = std::max(top, std::fabs(x[i]));
+    const float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
+    int32_t total[2] = {0, 0};
+    for (int i = 0; i < 32; i++) q[i] = int8_t(std::nearbyint(x[i] * inverse));
+    for (int i = 0; i < 32; i++) total[i / 16] += q[i];
+    s[b] = scale;
+    sums[2 * b] = scale * total[0];
+    sums[2 * b + 1] = scale * total[1];
+  }
+}
+
+// Prepares rows `first` to `last` for weights of `kind`.
+inline void prepare(const Rows& rows, int kind, int first, int last) {
+  const size_t n = rows.width;
+  for (size_t r = first; r < size_t(last); r++) {
+    if (kind >= U4) quantize_row(rows.x + r * n, rows.width, rows.q + r * n, rows.s + r * (n / 32), rows.sums + r * (n / 16));
+    if (kind == BF16)
+      for (size_t i = 0; i < n; i++) rows.half[r * n + i] = to_bf16(rows.x[r * n + i]);
+  }
+}
+
+// Sixteen rows of the weight with N rows of x.
+template <int kind, int group16, int N>
+inline void tile(const Matrix& w, int t, const Rows& rows, int from, f32x16* out) {
+  constexpr int top = kind == U4 ? 15 : 255, sub = group16 ? 16 : 32;
+  const int blocks = w.cols / 32, per = group16 ? 1 : w.group / 32, groups = w.cols / w.group;
+  const uint8_t* codes = (const uint8_t*)w.codes + size_t(t) * 16 * w.cols / (kind == U4 ? 2 : 1);
+  const f16 *d = w.d + size_t(t) * groups * 16, *m = w.m ? w.m + size_t(t) * groups * 16 : nullptr;
+  const f32x16 none = {};
+  for (int j = 0; j < N; j++) out[j] = none;
+  for (int b = 0; b < blocks; b++, codes += kind == U4 ? 256 : 512) {
+    u8x64 v[8];
+    for (int c = 0; c < (kind == U4 ? 4 : 8); c++) {
+      v[c] = load<u8x64>(codes + 64 * c);
+      if (kind == U4) v[c + 4] = v[c] >> 4, v[c] = v[c] & 15;
+    }
+    for (int part = 0; part < 32 / sub; part++) {
+      const int at = group16 ? 2 * b + part : b / per;
+      const f32x16 scale = load_f16(d + 16 * at), least = m ? load_f16(m + 16 * at) : scale * float(-w.zero);
+      for (int j = 0; j < N; j++) {
+        const size_t r = from + j;
+        const int8_t* x = rows.q + r * rows.width + 32 * b + sub * part;
+        i32x16 acc = {};
+        for (int c = 0; c < sub / 4; c++) acc = dot4<top>(acc, v[c + 4 * part], x + 4 * c);
+        const float *sums = rows.sums + r * (rows.width / 16) + 2 * b, total = group16 ? sums[part] : sums[0] + sums[1];
+        out[j] += __builtin_convertvector(acc, f32x16) * (scale * rows.s[r * (rows.width / 32) + b]) + least * total;
+      }
+    }
+  }
+}
+
+// Sixteen rows of a plain weight with N rows of x, four at a time.
+template <int kind, int N>
+inline void plain(const Matrix& w, int t, const Rows& rows, int from, f32x16* out) {
+  const size_t n = w.cols, width = rows.width;
+  for (int i = 0; i < 16 && 16 * t + i < w.rows; i++) {
+    const float* wide = (const float*)w.codes + (16 * t + i) * n;
+    const bf16* half = (const bf16*)w.codes + (16 * t + i) * n;
+    f32x16 acc[N] = {};
+    size_t k = 0;
+#if defined(__AVX512BF16__)
+    if (kind == BF16)
+      for (; k + 32 <= n; k += 32)
+        for (int j = 0; j < N; j++)
+          acc[j] = (f32x16)_mm512_dpbf16_ps((__m512)acc[j], load<__m512bh>(half + k), load<__m512bh>(rows.half + (from + j) * width + k));
+#endif
+    for (; k + 16 <= n; k += 16) {
+      const f32x16 weight = kind == BF16 ? load_bf16(half + k) : load<f32x16>(wide + k);
+      for (int j = 0; j < N; j++) {
+        const size_t at = (from + j) * width + k;
+        acc[j] += weight * (kind == BF16 ? load_bf16(rows.half + at) : load<f32x16>(rows.x + at));
+      }
+    }
+    for (int j = 0; j < N; j++) {
+      float total = sum(acc[j]);
+      for (size_t rest = k; rest < n; rest++) {
+        const size_t at = (from + j) * width + rest;
+        total += kind == BF16 ? from_bf16(half[rest]) * from_bf16(rows.half[at]) : wide[rest] * rows.x[at];
+      }
+      out[j][i] = total;
+    }
+  }
+}
+
+template <int N>
+inline void some(const Matrix& w, int t, const Rows& rows, int from, f32x16* out) {
+  switch (w.kind) {
+    case F32: return plain<F32, N>(w, t, rows, from, out);
+    case BF16: return plain<BF16, N>(w, t, rows, from, out);
+    case U4: return w.group == 16 ? tile<U4, 1, N>(w, t, rows, from, out) : tile<U4, 0, N>(w, t, rows, from, out);
+    default: return w.group == 16 ? tile<U8, 1, N>(w, t, rows, from, out) : tile<U8, 0, N>(w, t, rows, from, out);
+  }
+}
+
+// Tiles `first` to `last` of y (count, stride) = x W^T + bias, or y += …
+inline void multiply(const Matrix& w, const Rows& rows, float* y, size_t stride, bool add, int first, int last) {
+  constexpr int N = 4;
+  for (int t = first; t < last; t++) {
+    const int lanes = std::min(16, w.rows - 16 * t);
+    for (int from = 0; from < rows.count;) {
+      f32x16 out[N];
+      const int n = rows.count - from >= N ? N : 1;
+      n == N ? some<N>(w, t, rows, from, out) : some<1>(w, t, rows, from, out);
+      for (int j = 0; j < n; j++) {
+        float* to = y + (from + j) * stride + 16 * t;
+        for (int i = 0; i < lanes; i++) {
+          const float value = out[j][i] + (w.bias ? w.bias[16 * t + i] : 0);
+          to[i] = add ? to[i] + value : value;
+        }
+      }
+      from += n;
+    }
+  }
+}
+
+inline int tiles(const Matrix& w) { return (w.rows + 15) / 16; }
+
+// The numbers of one row of a weight, (cols).
+inline void numbers(const Matrix& w, int row, float* out) {
+  const int t = row / 16, lane = row % 16, groups = w.cols / std::max(1, w.group);
+  const uint8_t* codes = (const uint8_t*)w.codes + size_t(t) * 16 * w.cols / (w.kind == U4 ? 2 : 1);
+  for (int k = 0; k < w.cols; k++) {
+    if (w.kind == F32) out[k] = ((const float*)w.codes)[size_t(row) * w.cols + k];
+    else if (w.kind == BF16) out[k] = from_bf16(((const bf16*)w.codes)[size_t(row) * w.cols + k]);
+    else {
+      const int b = k / 32, c = k % 32, chunk = w.kind == U4 ? c % 16 / 4 : c / 4;
+      const uint8_t byte = codes[b * (w.kind == U4 ? 256 : 512) + 64 * chunk + 4 * lane + c % 4];
+      const int code = w.kind == U8 ? byte : c < 16 ? byte & 15 : byte >> 4;
+      const size_t at = (size_t(t) * groups + k / w.group) * 16 + lane;
+      const float d = from_f16(w.d[at]);
+      out[k] = d * (w.m ? code : code - w.zero) + (w.m ? from_f16(w.m[at]) : 0);
+    }
+  }
+}
+
+}  // namespace
+
+// y (count, rows) = x W^T + bias. x is (count, width) with width >= cols, padded with zeros to a multiple of 32 where W is quantized.
+API(multiply)(const Matrix* w, Rows* rows, float* y) {
+#pragma omp parallel
+  {
+#if defined(_OPENMP)
+    const int self = omp_get_thread_num(), all = omp_get_num_threads();
+#else
+    const int self = 0, all = 1;
+#endif
+    prepare(*rows, w->kind, rows->count * self / all, rows->count * (self + 1) / all);
+#pragma omp barrier
+    multiply(*w, *rows, y, w->rows, false, int(int64_t(tiles(*w)) * self / all), int(int64_t(tiles(*w)) * (self + 1) / all));
+  }
+}
+
+// The numbers of a quantized weight as bfloat16, (rows, cols): what a matrix product of many rows wants.
+API(unpack)(const Matrix* w, bf16* out) {
+#pragma omp parallel for schedule(static)
+  for (int t = 0; t < tiles(*w); t++) {
+    const int per = w->kind == U4 ? 256 : 512, groups = w->cols / w->group, lanes = std::min(16, w->rows - 16 * t);
+    for (int b = 0; b < w->cols / 32; b++) {
+      const uint8_t* codes = (const uint8_t*)w->codes + (size_t(t) * (w->cols / 32) + b) * per;
+      for (int part = 0; part < 2; part++) {
+        const size_t at = (size_t(t) * groups + (32 * b + 16 * part) / w->group) * 16;
+        for (int lane = 0; lane < lanes; lane++) {
+          const float d = from_f16(w->d[at + lane]), m = w->m ? from_f16(w->m[at + lane]) : -d * w->zero;
+          bf16* to = out + size_t(16 * t + lane) * w->cols + 32 * b + 16 * part;
+          for (int i = 0; i < 16; i++) {
+            const uint8_t byte = codes[64 * (i / 4 + (w->kind == U8 ? 4 * part : 0)) + 4 * lane + i % 4];
+            to[i] = to_bf16(d * float(w->kind == U8 ? byte : part ? byte >> 4 : byte & 15) + m);
+          }
+        }
+      }
+    }
+  }
+}
