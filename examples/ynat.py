@@ -34,7 +34,7 @@ BOOK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "per_device_eva
 BETTER = BOOK | {"num_train_epochs": 3, "per_device_train_batch_size": 32, "per_device_eval_batch_size": 64}
 BETTER |= {"learning_rate": 1e-4, "warmup_ratio": 0.1, "label_smoothing_factor": 0.1, "bf16": True}
 Size = namedtuple("Size", "vocab width layers heads steps batch train held")  # of the encoder, its training, the data sets
-FULL, QUICK = Size(16000, 256, 6, 4, 3600, 160, 10000, 1000), Size(1000, 32, 2, 2, 20, 16, 200, 50)
+FULL, QUICK = Size(16000, 256, 6, 4, 7000, 256, 10000, 1000), Size(1000, 32, 2, 2, 20, 16, 200, 50)
 COPIES = 12  # of the headlines in a pass over all other texts
 
 
@@ -97,7 +97,7 @@ def pretrain(data: Path, out: Path, size: Size) -> dict[str, Any]:
     set_seed(42)
     model = AutoModelForMaskedLM.from_config(config)
     args = TrainingArguments(
-        out / "run", max_steps=size.steps, per_device_train_batch_size=size.batch, learning_rate=8e-4, warmup_ratio=0.08,
+        out / "run", max_steps=size.steps, per_device_train_batch_size=size.batch, learning_rate=1e-3, warmup_ratio=0.08,
         adam_beta2=0.98, weight_decay=0.01, bf16=True, logging_steps=min(100, size.steps // 4), save_strategy="no", report_to="none",
     )  # fmt: skip
     trainer = Trainer(model, args, DataCollatorForWholeWordMask(tokenizer, seed=1), rows, processing_class=tokenizer)

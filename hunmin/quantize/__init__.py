@@ -1,98 +1,120 @@
-"""Linear layers of 8 or 4 bits a weight, frozen, to train adapters on (QLoRA, Dettmers et al. 2023)."""
+"""Linear layers of 8 or 4 bits a weight, frozen: to compute with, and to train adapters on (QLoRA, Dettmers et al. 2023)."""
 
 from __future__ import annotations
 
-import functools
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunmin.errors import InputError, say
-from hunmin.nn.linear import Linear
+from hunmin.native import library
+from hunmin.native.matrix import Matrix, multiply, unpack
+from hunmin.nn.linear import Embedding, Linear
+from hunmin.quantize.tiles import GROUP, Kind, Tiles, rounded
 
-Kind = Literal["int8", "int4", "nf4"]
-GROUP = 64  # weights that share a scale
-# Quantiles of a normal distribution, scaled to [-1, 1], with an exact zero (Dettmers et al. 2023, section 3 and appendix E).
-NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-       -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-       0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)  # fmt: skip
+FEW = 32  # rows: up to here the weight is multiplied as it is stored, beyond it is unpacked for a matrix product
 
 
-@functools.cache
-def levels(kind: Kind, device: torch.device) -> Tensor:
-    """What each code stands for, in units of its group's scale: ``(16,)`` or ``(256,)``, ascending."""
-    if kind == "nf4":
-        return torch.tensor(NF4, device=device)
-    top = 7 if kind == "int4" else 127
-    return torch.arange(-top - 1, top + 1, device=device) / top
+class _Packed(nn.Module):
+    """What quantized layers share: a frozen matrix in tiles."""
 
+    codes: Tensor
+    scales: Tensor
+    mins: Tensor | None
 
-def pack(weight: Tensor, kind: Kind, group: int = GROUP) -> tuple[Tensor, Tensor]:
-    """Codes ``(out, bytes)`` and scales ``(out, groups)`` of a weight ``(out, in)``; every group keeps its largest magnitude (absmax)."""
-    grouped = F.pad(weight.float(), (0, -weight.shape[1] % group)).unflatten(1, (-1, group))
-    scales = grouped.abs().amax(-1)
-    share = grouped / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
-    if kind == "nf4":
-        table = levels(kind, weight.device)
-        codes = torch.bucketize(share, (table[1:] + table[:-1]) / 2)
-    else:
-        top = 7 if kind == "int4" else 127
-        codes = (share * top).round().long() + top + 1
-    codes = codes.flatten(1).to(torch.uint8)
-    return (codes if kind == "int8" else codes[:, ::2] | codes[:, 1::2] << 4), scales
+    def keep(self, tiles: Tiles, dtype: torch.dtype) -> None:
+        self.dtype, self.form = dtype, (tiles.shape, tiles.zero, tiles.normal)
+        for name in ("codes", "scales", "mins"):
+            self.register_buffer(name, getattr(tiles, name))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves between devices; scales keep their precision, and what the layer computes in is said by ``dtype``."""
+        scales = self.scales, self.mins
+        super()._apply(fn, recurse)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        self.scales, self.mins = (t.to(self.codes.device) if t is not None else None for t in scales)  # type: ignore[assignment]
+        return self
 
-def unpack(codes: Tensor, scales: Tensor, kind: Kind, width: int, dtype: torch.dtype) -> Tensor:
-    """The weight ``(out, width)`` that codes and scales stand for; the inverse of :func:`pack` up to rounding."""
-    if kind != "int8":
-        codes = torch.stack([codes & 15, codes >> 4], -1).flatten(1)
-    grouped = levels(kind, codes.device)[codes.int()].unflatten(1, (scales.shape[1], -1))
-    return (grouped * scales[..., None]).flatten(1)[:, :width].to(dtype)
+    @property
+    def tiles(self) -> Tiles:
+        return Tiles(self.codes, self.scales, self.mins, *self.form)
+
+    @property
+    def kind(self) -> Kind:
+        return "nf4" if self.form[2] else "int8" if self.tiles.bits == 8 else "int4"
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, unpacked: ``(out, in)``."""
+        return self.unpacked(self.dtype)
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        if dtype is torch.bfloat16 and self.codes.device.type == "cpu" and not self.form[2] and (kernels := library()) is not None:
+            return unpack(kernels, self.tiles)
+        return self.tiles.numbers(dtype)
 
 
 class _Product(torch.autograd.Function):
     """x W^T with W unpacked for the moment of use, forward and backward: what stays for the gradient is the packed weight."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor, kind: Kind, width: int) -> Tensor:
-        ctx.save_for_backward(codes, scales)
-        ctx.kind, ctx.width = kind, width
-        return F.linear(x, unpack(codes, scales, kind, width, x.dtype))
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.unpacked(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        codes, scales = ctx.saved_tensors
-        return grads[0] @ unpack(codes, scales, ctx.kind, ctx.width, grads[0].dtype), None, None, None, None
+        return grads[0] @ ctx.layer.unpacked(grads[0].dtype), None
 
 
-class QuantizedLinear(nn.Module):
-    """A linear layer whose weight is packed and not trained; it computes in the precision of its input, ``(…, in)`` -> ``(…, out)``."""
+class QuantizedLinear(_Packed):
+    """A linear layer whose weight is packed and not trained; it computes in the precision of its input, ``(…, in)`` -> ``(…, out)``.
 
-    codes: Tensor
-    scales: Tensor
-    kind: Kind
+    With ``round_inputs`` few rows are multiplied by the CPU kernel, which rounds them to 8 bits (an error of about 0.5 %); where it is
+    missing, where gradients are wanted, and for many rows the weight is unpacked.
+    """
 
-    def __init__(self, layer: nn.Linear, kind: Kind = "nf4", group: int = GROUP) -> None:
+    def __init__(
+        self, tiles: Tiles, bias: Tensor | None = None, dtype: torch.dtype = torch.float32, *, round_inputs: bool = False
+    ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.kind, self.dtype = layer.in_features, layer.out_features, kind, layer.weight.dtype
-        codes, scales = pack(layer.weight.detach(), kind, group)
-        self.register_buffer("codes", codes)
-        self.register_buffer("scales", scales)
-        self.bias = nn.Parameter(layer.bias.detach(), requires_grad=False) if layer.bias is not None else None  # pyright: ignore[reportUnnecessaryComparison]
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight, unpacked: ``(out, in)``."""
-        return unpack(self.codes, self.scales, self.kind, self.in_features, self.dtype)
+        self.round_inputs = round_inputs
+        self.out_features, self.in_features = tiles.shape
+        self.keep(tiles, dtype)
+        self.bias = nn.Parameter(bias.detach(), requires_grad=False) if bias is not None else None
+        self._matrix: tuple[Tensor, Matrix] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _Product.apply(x, self.codes, self.scales, self.kind, self.in_features)  # type: ignore[assignment]
+        if self.round_inputs and self._suits(x) and (kernels := library()) is not None:
+            if self._matrix is None or self._matrix[0] is not self.codes:
+                self._matrix = self.codes, Matrix.of(self.tiles, self.bias)
+            return multiply(kernels, x.flatten(0, -2), self._matrix[1]).view(*x.shape[:-1], self.out_features).to(x.dtype)
+        y: Tensor = _Product.apply(x, self)  # type: ignore[assignment]
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _suits(self, x: Tensor) -> bool:
+        few = x.numel() <= FEW * self.in_features
+        return few and not torch.is_grad_enabled() and x.device.type == "cpu" and not self.form[2]
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.kind}"
+
+
+class QuantizedEmbedding(_Packed):
+    """Rows of a packed matrix: ids ``(…)`` -> ``(…, width)``."""
+
+    def __init__(self, tiles: Tiles, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = tiles.shape
+        self.keep(tiles, dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.tiles.numbers(self.dtype, ids.flatten()).view(*ids.shape, -1)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, {self.kind}"
 
 
 @torch.no_grad()
@@ -102,11 +124,11 @@ def quantize_linears(model: nn.Module, bits: int = 4, kind: Kind | None = None, 
     Raises InputError for an unknown kind, and when adapters are attached already.
     """
     found = kind or {4: "nf4", 8: "int8"}.get(bits)
-    if found not in ("int8", "int4", "nf4") or group < 2 or group % 2:
+    if found not in ("int8", "int4", "nf4") or group < 32 or group % 32:
         raise InputError(
             say(
-                f"bits is 4 or 8, kind 'nf4', 'int4' or 'int8', group even; not {bits}, {kind!r}, {group}.",
-                f"bits는 4나 8, kind는 'nf4', 'int4', 'int8', group은 짝수여야 합니다. 받은 값: {bits}, {kind!r}, {group}.",
+                f"bits is 4 or 8, kind 'nf4', 'int4' or 'int8', group a multiple of 32; not {bits}, {kind!r}, {group}.",
+                f"bits는 4나 8, kind는 'nf4', 'int4', 'int8', group은 32의 배수여야 합니다. 받은 값: {bits}, {kind!r}, {group}.",
             )
         )
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and not n.startswith("head")}
@@ -118,21 +140,27 @@ def quantize_linears(model: nn.Module, bits: int = 4, kind: Kind | None = None, 
             )
         )
     for name, layer in layers.items():
-        path, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(path), leaf, QuantizedLinear(layer, found, group))
+        replace(model, name, QuantizedLinear(rounded(layer.weight.detach(), found, group), layer.bias, layer.weight.dtype))
     return list(layers)
+
+
+def replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, layer)
 
 
 @torch.no_grad()
 def dequantize_linears(model: nn.Module) -> list[str]:
     """Turn packed layers into ordinary ones again, with the rounded weights, in place; returns their names. Adapters stay attached."""
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, _Packed)}
     for name, layer in layers.items():
-        path, _, leaf = name.rpartition(".")
-        plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        if isinstance(layer, QuantizedLinear):
+            plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+            if layer.bias is not None:
+                plain.bias = layer.bias
+        else:
+            plain = Embedding(*layer.form[0], device="meta")
         plain.weight = nn.Parameter(layer.weight, requires_grad=False)
-        if layer.bias is not None:
-            plain.bias = layer.bias
         plain._forward_hooks, plain._forward_pre_hooks = layer._forward_hooks, layer._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
-        setattr(model.get_submodule(path), leaf, plain)
+        replace(model, name, plain)
     return list(layers)

@@ -21,6 +21,13 @@ namespace {
 using bf16 = uint16_t;  // the upper half of a float
 using f16 = uint16_t;   // IEEE half precision
 
+// Sixteen lanes; compilers split them where registers are shorter.
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef uint8_t u8x64 __attribute__((vector_size(64)));
+
 inline float from_bf16(bf16 x) {
   uint32_t bits = uint32_t(x) << 16;
   float out;
@@ -51,6 +58,55 @@ inline float from_f16(f16 x) {
   bits |= sign;
   std::memcpy(&out, &bits, 4);
   return out;
+#endif
+}
+
+template <class T>
+inline T load(const void* from) {
+  T out;
+  std::memcpy(&out, from, sizeof(T));
+  return out;
+}
+
+inline f32x16 load_f16(const f16* from) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#else
+  f32x16 out;
+  for (int i = 0; i < 16; i++) out[i] = from_f16(from[i]);
+  return out;
+#endif
+}
+
+inline f32x16 load_bf16(const bf16* from) { return (f32x16)(__builtin_convertvector(load<u16x16>(from), u32x16) << 16); }
+
+inline float sum(f32x16 x) {
+  for (int half = 8; half; half /= 2)
+    for (int i = 0; i < half; i++) x[i] += x[i + half];
+  return x[0];
+}
+
+inline f32x16 splat(float x) { return f32x16{} + x; }
+inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+
+inline float greatest(f32x16 x) {
+  float out = x[0];
+  for (int i = 1; i < 16; i++) out = std::max(out, x[i]);
+  return out;
+}
+
+// a * b + c, rounded once where the processor can; written out where it has to be the same in every instance of a template.
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  for (int i = 0; i < 64; i += 32) {
+    const __m256 part = _mm256_fmadd_ps(load<__m256>((char*)&a + i), load<__m256>((char*)&b + i), load<__m256>((char*)&c + i));
+    std::memcpy((char*)&c + i, &part, 32);
+  }
+  return c;
+#else
+  return a * b + c;
 #endif
 }
 

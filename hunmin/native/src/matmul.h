@@ -7,38 +7,6 @@
 
 namespace {
 
-// Sixteen lanes; compilers split them where registers are shorter.
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
-typedef uint32_t u32x16 __attribute__((vector_size(64)));
-typedef uint16_t u16x16 __attribute__((vector_size(32)));
-typedef uint8_t u8x64 __attribute__((vector_size(64)));
-
-template <class T>
-inline T load(const void* from) {
-  T out;
-  std::memcpy(&out, from, sizeof(T));
-  return out;
-}
-
-inline f32x16 load_f16(const f16* from) {
-#if defined(__AVX512F__)
-  return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
-#else
-  f32x16 out;
-  for (int i = 0; i < 16; i++) out[i] = from_f16(from[i]);
-  return out;
-#endif
-}
-
-inline f32x16 load_bf16(const bf16* from) { return (f32x16)(__builtin_convertvector(load<u16x16>(from), u32x16) << 16); }
-
-inline float sum(f32x16 x) {
-  float out = 0;
-  for (int i = 0; i < 16; i++) out += x[i];
-  return out;
-}
-
 // For every lane: acc + the sum of four products of unsigned weights (at most `top`) with the four signed bytes of x.
 template <int top>
 inline i32x16 dot4(i32x16 acc, u8x64 w, const int8_t* x) {
@@ -90,8 +58,8 @@ struct Rows {
 
 inline void quantize_row(const float* x, int width, int8_t* q, float* s, float* sums) {
   for (int b = 0; b < width / 32; b++, x += 32, q += 32) {
-    float top = 0;
-    for (int i = 0; i < 32; i++) top = std::max(top, std::fabs(x[i]));
+    const f32x16 low = load<f32x16>(x), high = load<f32x16>(x + 16);
+    const float top = greatest(larger(larger(low, -low), larger(high, -high)));
     const float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
     int32_t total[2] = {0, 0};
     for (int i = 0; i < 32; i++) q[i] = int8_t(std::nearbyint(x[i] * inverse));
@@ -136,7 +104,7 @@ inline void tile(const Matrix& w, int t, const Rows& rows, int from, f32x16* out
         i32x16 acc = {};
         for (int c = 0; c < sub / 4; c++) acc = dot4<top>(acc, v[c + 4 * part], x + 4 * c);
         const float *sums = rows.sums + r * (rows.width / 16) + 2 * b, total = group16 ? sums[part] : sums[0] + sums[1];
-        out[j] += __builtin_convertvector(acc, f32x16) * (scale * rows.s[r * (rows.width / 32) + b]) + least * total;
+        out[j] = fma(__builtin_convertvector(acc, f32x16), scale * rows.s[r * (rows.width / 32) + b], fma(least, splat(total), out[j]));
       }
     }
   }
@@ -161,7 +129,7 @@ inline void plain(const Matrix& w, int t, const Rows& rows, int from, f32x16* ou
       const f32x16 weight = kind == BF16 ? load_bf16(half + k) : load<f32x16>(wide + k);
       for (int j = 0; j < N; j++) {
         const size_t at = (from + j) * width + k;
-        acc[j] += weight * (kind == BF16 ? load_bf16(rows.half + at) : load<f32x16>(rows.x + at));
+        acc[j] = fma(weight, kind == BF16 ? load_bf16(rows.half + at) : load<f32x16>(rows.x + at), acc[j]);
       }
     }
     for (int j = 0; j < N; j++) {
