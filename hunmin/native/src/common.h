@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -78,12 +80,31 @@ inline f32x16 load_f16(const f16* from) {
 #endif
 }
 
-inline f32x16 load_bf16(const bf16* from) { return (f32x16)(__builtin_convertvector(load<u16x16>(from), u32x16) << 16); }
+inline f32x16 load_bf16(const bf16* from) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
+#elif defined(__AVX2__)
+  f32x16 out;
+  for (int i = 0; i < 16; i += 8) {
+    const __m256i half = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(from + i))), 16);
+    std::memcpy((float*)&out + i, &half, 32);
+  }
+  return out;
+#else
+  return (f32x16)(__builtin_convertvector(load<u16x16>(from), u32x16) << 16);
+#endif
+}
 
 inline float sum(f32x16 x) {
-  for (int half = 8; half; half /= 2)
-    for (int i = 0; i < half; i++) x[i] += x[i + half];
-  return x[0];
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  typedef float f32x8 __attribute__((vector_size(32)));
+  typedef float f32x4 __attribute__((vector_size(16)));
+  const f32x8 y = load<f32x8>(&x) + load<f32x8>((float*)&x + 8);
+  const f32x4 z = load<f32x4>(&y) + load<f32x4>((float*)&y + 4);
+  return (z[0] + z[2]) + (z[1] + z[3]);
+#endif
 }
 
 inline f32x16 splat(float x) { return f32x16{} + x; }

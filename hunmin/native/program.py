@@ -1,0 +1,250 @@
+"""A decoder as the C++ kernel wants it: the values of its specs and where its weights are. One call then decodes a token in many rows."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, byref, c_float, c_int32, c_void_p
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hunmin.native import Library, address, library
+from hunmin.native.matrix import Matrix, Rows
+from hunmin.nn.attention import Attention
+from hunmin.nn.heads import LMHead
+from hunmin.nn.layers import Layer
+from hunmin.nn.model import Backbone, Model
+from hunmin.nn.norm import RMSNorm
+from hunmin.nn.positions import frequencies, sinusoids
+from hunmin.nn.where import Where
+from hunmin.quantize import QuantizedEmbedding, QuantizedLinear
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ACTS = ("gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "sigmoid", "tanh")  # `enum Act` of decode.h
+SYNONYMS = {"gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh", "swish": "silu"}
+FLOATS = {torch.float32: 0, torch.bfloat16: 1}
+REACH = 256  # positions that tables of angles start with
+
+
+class Pages(Protocol):
+    """What a step needs of the cache: keys and values of every layer, ``(pages, G, 32, D)`` in fp32 or bfloat16."""
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+
+
+class _Norm(Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("kind", c_int32)]
+
+
+class _Site(Structure):
+    _fields_ = [(n, Matrix) for n in "qkvo"] + [(n, _Norm) for n in ("q_norm", "k_norm")] + [(n, c_void_p) for n in ("cos", "sin", "bias")]
+    _fields_ += [(n, c_int32) for n in ("heads", "kv_heads", "dim", "turned", "window", "far")] + [("scale", c_float), ("softcap", c_float)]
+
+
+class _Layer(Structure):
+    _fields_ = [("self", _Site), ("cross", _Site)] + [(n, Matrix) for n in ("gate", "up", "down")]
+    _fields_ += [(n, _Norm) for n in ("attn_norm", "attn_out_norm", "cross_norm", "ffn_norm", "ffn_out_norm")]
+    _fields_ += [(n, c_int32) for n in ("act", "gated", "crossed", "store")]
+
+
+class _Pool(Structure):
+    _fields_ = [(n, c_void_p) for n in ("keys", "values", "table", "lengths")] + [("width", c_int32), ("kind", c_int32)]
+
+
+class _Program(Structure):
+    _fields_ = [("layers", POINTER(_Layer)), ("embed", Matrix), ("head", Matrix), ("positions", c_void_p)]
+    _fields_ += [(n, _Norm) for n in ("embed_norm", "norm")] + [(n, c_int32) for n in ("count", "width", "post", "kinds")]
+    _fields_ += [(n, c_float) for n in ("scale", "head_scale", "head_softcap")] + [("widest", c_int32)]
+
+
+class _Room(Structure):
+    _fields_ = [("rows", c_int32)] + [(n, c_void_p) for n in ("x", "y", "wide", "far", "scores")] + [("in", Rows), ("tokens", c_int32)]
+
+
+class Program:
+    """The decoder and the head of a model, to be run a token at a time. It points at the model's weights: they may change, not move."""
+
+    def __init__(self, model: Model, kernels: Library) -> None:
+        assert model.decoder is not None and isinstance(model.head, LMHead)
+        self._kernels, self._kept = kernels, list[Any]()
+        self._stack, self._head, self._embed = model.decoder.stack, model.head, model.decoder.embed
+        self._kinds, self._reach = 0, 0
+        self._angles: list[tuple[_Site, Attention]] = []
+        self._room: tuple[int, int, Any] = (0, 0, None)
+        self._struct = self._whole()
+
+    @classmethod
+    def of(cls, model: Model) -> Program | None:
+        """A program, or None where PyTorch has to serve: other devices and dtypes, hooks (adapters), training, parts that C++ lacks."""
+        kernels = library()
+        return cls(model, kernels) if kernels is not None and _suits(model) else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What keys and values should be kept in."""
+        return self._embed.tokens.dtype if isinstance(self._embed.tokens, QuantizedEmbedding) else self._embed.tokens.weight.dtype
+
+    @torch.no_grad()
+    def step(
+        self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages, memory: tuple[Tensor, Tensor, Pages] | None = None
+    ) -> Tensor:
+        """One token in every row.
+
+        Args:
+            ids: the new tokens, int64 ``(R,)``.
+            table: pages of each row, int32 ``(R, P)``.
+            lengths: tokens before the new one, int32 ``(R,)``.
+            pages: where keys and values are, and where those of the new tokens go.
+            memory: table, lengths and pages of the encoder's keys and values, for models with cross-attention.
+
+        Returns:
+            Logits ``(R, V)``, fp32.
+        """
+        longest = int(lengths.max()) + 1
+        self._stretch(longest)
+        room = self._space(len(ids), longest if memory is None else max(longest, int(memory[1].max())))
+        logits = torch.empty(len(ids), self._struct.head.rows)
+        ids, kept = ids.to(torch.int64).contiguous(), list[Any]()
+        pools = _pool(table, lengths, pages, kept), _pool(*memory, kept) if memory is not None else None  # type: ignore[misc]
+        cross = byref(pools[1]) if pools[1] is not None else None
+        self._kernels.decode(byref(self._struct), byref(room), address(ids), byref(pools[0]), cross, address(logits))
+        return logits
+
+    def _space(self, rows: int, tokens: int) -> Any:
+        """Room for a step of so many rows and tokens; used again as long as it is large enough."""
+        if self._room[0] < rows or self._room[1] < tokens:
+            most, length = max(rows, self._room[0]), max(tokens * 2, REACH)
+            widest, width = self._struct.widest, self._struct.width
+            room = _Room(tokens=length)
+            parts = {"x": most * width, "y": most * width, "wide": most * widest, "far": most * widest}
+            parts["scores"] = length * torch.get_num_threads()
+            kept = {name: torch.zeros(size) for name, size in parts.items()}
+            for name, t in kept.items():
+                setattr(room, name, t.data_ptr())
+            inputs = Rows.of(torch.zeros(most, self._struct.widest))
+            setattr(room, "in", inputs)
+            self._room = most, length, (room, kept, inputs)
+        room = self._room[2][0]
+        room.rows = rows
+        getattr(room, "in").count = rows
+        return room
+
+    def _stretch(self, tokens: int) -> None:
+        """Tables of angles and positions for so many tokens."""
+        if tokens <= self._reach:
+            return
+        self._reach = max(2 * tokens, REACH)
+        at = torch.arange(self._reach)
+        tables = dict[Any, tuple[Tensor, Tensor]]()
+        for site, attn in self._angles:
+            rope = attn.spec.rope
+            assert rope is not None
+            if (rope, site.turned) not in tables:
+                angle = at[:, None].float() * frequencies(rope, site.turned, at.device)
+                tables[rope, site.turned] = (angle.cos() * rope.scale, angle.sin() * rope.scale)
+            site.cos, site.sin = (t.data_ptr() for t in tables[rope, site.turned])
+        self._tables, embed = tables, self._embed.spec
+        if embed.sinusoid:
+            self._places = sinusoids((at + embed.offset)[None], embed.width, embed.sinusoid)[0].contiguous()
+            self._struct.positions = self._places.data_ptr()
+
+    def _whole(self) -> _Program:
+        spec, embed, stack = self._stack.spec, self._embed, self._stack
+        self._layers = (_Layer * spec.layers)()
+        for use in range(spec.layers):
+            layer = stack.layers[use * len(stack.layers) // spec.layers]
+            assert isinstance(layer, Layer)
+            self._fill(self._layers[use], layer, use)
+        whole = _Program(
+            self._layers, self._matrix(embed.tokens), self._matrix(self._head.out), None, self._norm(embed.norm), self._norm(stack.norm),
+            spec.layers, spec.width, int(spec.order == "post"), self._kinds, embed.spec.scale, self._head.scale, self._head.softcap or 0.0,
+        )  # fmt: skip
+        if embed.positions is not None:
+            table = embed.positions.weight.detach().float()[embed.spec.offset :].contiguous()
+            self._kept.append(table)
+            whole.positions = table.data_ptr()
+        sites = [layer.attn for layer in stack.layers] + [layer.cross for layer in stack.layers if layer.cross is not None]  # type: ignore[union-attr]
+        spans = [s.dim * (s.spec.heads + 2 * (s.spec.kv_heads or s.spec.heads)) for s in sites]  # type: ignore[union-attr]
+        whole.widest = -(-max([spec.width, spec.ffn.width, *spans]) // 32) * 32
+        return whole
+
+    def _fill(self, to: _Layer, layer: Layer, use: int) -> None:
+        spec, ffn = self._stack.spec, layer.ffn
+        self._site(to.self, layer.attn, True)
+        if layer.cross is not None:
+            self._site(to.cross, layer.cross, False)
+        to.up, to.down, to.gated = self._matrix(ffn.up), self._matrix(ffn.down), int(ffn.gate is not None)
+        if ffn.gate is not None:
+            to.gate = self._matrix(ffn.gate)
+        for name in ("attn_norm", "attn_out_norm", "cross_norm", "ffn_norm", "ffn_out_norm"):
+            setattr(to, name, self._norm(getattr(layer, name)))
+        to.act, to.crossed, to.store = ACTS.index(SYNONYMS.get(spec.ffn.act, spec.ffn.act)), int(layer.cross is not None), use
+
+    def _site(self, to: _Site, attn: Attention, own: bool) -> None:
+        spec = attn.spec
+        for name in "qkvo":
+            setattr(to, name, self._matrix(getattr(attn, name)))
+        to.q_norm, to.k_norm = self._norm(attn.q_norm), self._norm(attn.k_norm)
+        to.heads, to.kv_heads, to.dim = spec.heads, spec.kv_heads or spec.heads, attn.dim
+        to.window, to.scale, to.softcap = spec.window or 0, attn.dim**-0.5 if spec.scale is None else spec.scale, spec.softcap or 0.0
+        if spec.rope:
+            to.turned = int(attn.dim * spec.rope.fraction)
+            self._angles.append((to, attn))
+        if own and self._stack.bias is not None:
+            buckets = self._stack.spec.buckets
+            assert buckets is not None
+            to.far = buckets.max_distance + 1
+            table = self._stack.bias(Where.plain(1, 1, to.far - 1), Where.plain(1, to.far))[0, :, 0].flip(-1).float().contiguous()
+            self._kept.append(table)
+            to.bias = table.data_ptr()
+
+    def _matrix(self, layer: nn.Module) -> Matrix:
+        packed = isinstance(layer, QuantizedLinear | QuantizedEmbedding)
+        found = Matrix.of(layer.tiles if packed else layer.weight, getattr(layer, "bias", None))  # type: ignore[arg-type]
+        self._kinds |= 1 << (2 if found.kind >= 2 else found.kind)
+        self._kept.append(found)
+        return found
+
+    def _norm(self, norm: Any) -> _Norm:
+        if norm is None:
+            return _Norm()
+        weight = norm.weight.detach().float() + getattr(norm, "offset", 0.0)
+        bias = getattr(norm, "bias", None)
+        parts = weight.contiguous(), bias.detach().float().contiguous() if bias is not None else None
+        self._kept.append(parts)
+        return _Norm(address(parts[0]), address(parts[1]), norm.eps, 2 if isinstance(norm, RMSNorm) else 1)
+
+
+def _pool(table: Tensor, lengths: Tensor, pages: Pages, kept: list[Any]) -> _Pool:
+    kind = FLOATS[pages.keys[0].dtype]
+    table, lengths = table.to(torch.int32).contiguous(), lengths.to(torch.int32).contiguous()
+    pointers = [(c_void_p * len(side))(*(t.data_ptr() for t in side)) for side in (pages.keys, pages.values)]
+    kept += [table, lengths, *pointers]
+    keys, values = (ctypes.cast(p, c_void_p) for p in pointers)
+    return _Pool(keys, values, address(table), address(lengths), table.shape[1], kind)
+
+
+def _suits(model: Model) -> bool:
+    """Whether the C++ step computes what this model does."""
+    decoder, head = model.decoder, model.head
+    if model.training or decoder is None or not isinstance(head, LMHead) or head.dense is not None:
+        return False
+    spec, embed = decoder.stack.spec, decoder.embed.spec
+    if embed.types or embed.project or SYNONYMS.get(spec.ffn.act, spec.ffn.act) not in ACTS or type(decoder) is not Backbone:
+        return False
+    if any(type(layer) is not Layer for layer in decoder.stack.layers):
+        return False
+    for module in (*decoder.modules(), *head.modules()):
+        if module._forward_hooks or module._forward_pre_hooks:  # pyright: ignore[reportPrivateUsage]
+            return False
+        if isinstance(module, Attention) and (type(module) is not Attention or (module.spec.rope and module.spec.rope.by_length)):
+            return False
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding) and module.kind == "nf4":
+            return False
+    parameters = [*decoder.parameters(), *head.parameters()]
+    buffers = [*decoder.buffers(), *head.buffers()]
+    return all(t.device.type == "cpu" for t in parameters + buffers) and all(p.dtype in FLOATS for p in parameters)
