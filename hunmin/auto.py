@@ -52,9 +52,9 @@ def task_of(config: Config) -> str:
 
 
 def _dtype(wanted: Any, config: Config, gguf: bool) -> torch.dtype | None:
-    """The dtype to load into; None keeps what is stored."""
+    """The dtype to load into; None keeps what is stored. Layers around quantized weights compute in bfloat16 where the processor does."""
     if wanted in (None, "auto"):
-        return torch.float32 if gguf else None
+        return (torch.bfloat16 if fast_bfloat16() else torch.float32) if gguf else None
     found = getattr(torch, str(wanted).removeprefix("torch."), None)
     if found not in weights.FLOATS:
         raise InputError(
@@ -64,6 +64,11 @@ def _dtype(wanted: Any, config: Config, gguf: bool) -> torch.dtype | None:
             )
         )
     return found
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than fp32."""
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 
 
 def _device(options: dict[str, Any]) -> torch.device | None:
@@ -94,7 +99,9 @@ def load(source: str | os.PathLike[str] | Source, task: str | None, **options: A
 
 
 def _load(place: Source, config: Config, task: str | None, options: dict[str, Any]) -> PreTrainedModel:
-    dtype, device = _dtype(options.pop("dtype", None), config, place.gguf is not None), _device(options)
+    told_dtype, device = options.pop("dtype", None), _device(options)
+    packed = place.gguf is not None and told_dtype in (None, "auto") and (device is None or device.type == "cpu")
+    dtype = _dtype(told_dtype, config, place.gguf is not None)
     loose = bool(options.pop("ignore_mismatched_sizes", False))
     told = bool(options.pop("output_loading_info", False))
     override(config, options)
@@ -112,7 +119,7 @@ def _load(place: Source, config: Config, task: str | None, options: dict[str, An
         model = PreTrainedModel(config, task)
     config.warn_unread(place.name)
     tensors = open_tensors(place)
-    report = weights.load(model, tensors, config, task, place.name, dtype=dtype, device=device, ignore_mismatched_sizes=loose)
+    report = weights.load(model, tensors, config, task, place.name, dtype=dtype, device=device, ignore_mismatched_sizes=loose, packed=packed)
     weights.warn_report(report, Names(config, task), place.name)
     model.name_or_path, model.source = place.name, place
     if model.can_generate():

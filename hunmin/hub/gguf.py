@@ -16,6 +16,8 @@ from hunmin.hub import gguf_config, gguf_vocab
 from hunmin.hub.gguf_blocks import PLAIN, SIZES, dequantize
 from hunmin.hub.gguf_header import Header, Place
 from hunmin.hub.gguf_names import DERIVED
+from hunmin.quantize.blocks import KEPT, tiles
+from hunmin.quantize.tiles import Tiles
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -82,6 +84,18 @@ class GGUF:
         rows, order = self._rows(stored, place)
         return rows if order is None else rows[order], place.kind, place.shape
 
+    def tiles(self, name: str, parts: int = 1) -> list[Tiles] | None:
+        """The matrix ``name`` as it is quantized, cut into ``parts`` of as many rows, for a layer ``(out, in)``; None where it is not."""
+        stored = self._stored[name]
+        place = self._header.check(stored)
+        if place.kind not in KEPT or len(place.shape) != 2 or place.shape[0] % parts:
+            return None
+        raw, order = self._rows(stored, place)
+        raw = raw if order is None else raw[order]
+        made = [tiles(part, place.kind, (len(part), place.shape[1])) for part in raw.chunk(parts)]
+        self._let_go(place)
+        return made
+
     def tokenizer(self) -> Tokenizer:
         """The Rust tokenizer. Raises ConfigError for a kind that Hunmin does not know, FormatError for a broken vocabulary."""
         return gguf_vocab.tokenizer(self._header)
@@ -138,7 +152,10 @@ class GGUF:
         raw, order = self._rows(stored, place)
         out = torch.empty(place.shape[::-1] if transposed else place.shape, dtype=dtype, device="cpu")
         dequantize(raw, place.kind, out.t() if transposed else out.view(len(raw), -1), order)
+        self._let_go(place)
+        return out
+
+    def _let_go(self, place: Place) -> None:
         if hasattr(mmap, "MADV_DONTNEED"):
             start = place.start - place.start % mmap.PAGESIZE
             self._header.data.madvise(mmap.MADV_DONTNEED, start, place.start + place.size - start)
-        return out

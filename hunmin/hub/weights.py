@@ -14,9 +14,12 @@ from hunmin.arch import architecture
 from hunmin.errors import ConfigError, FormatError, InputError, say, warn_once
 from hunmin.hub.check import check, check_values
 from hunmin.hub.config import Config
+from hunmin.hub.gguf import GGUF
 from hunmin.hub.names import Names
 from hunmin.hub.tensors import TensorFile
 from hunmin.nn.model import Backbone
+from hunmin.quantize import QuantizedEmbedding, QuantizedLinear, replace
+from hunmin.quantize.tiles import Tiles
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -31,6 +34,7 @@ class Report:
     missing: list[str] = field(default_factory=list[str])
     unexpected: list[str] = field(default_factory=list[str])
     mismatched: list[tuple[str, torch.Size, torch.Size]] = field(default_factory=list[tuple[str, torch.Size, torch.Size]])
+    tiles: dict[str, Tiles] = field(default_factory=dict[str, Tiles])  # weights that stay quantized
 
 
 def parts(config: Config, task: str) -> tuple[Backbone | None, Backbone | None, nn.Module | None]:
@@ -83,7 +87,8 @@ def put(model: nn.Module, name: str, value: nn.Parameter) -> None:
 
 def tie(model: nn.Module, tied: dict[str, str]) -> None:
     for alias, source in tied.items():
-        put(model, alias, model.get_parameter(source))
+        if not isinstance(model.get_submodule(source.rpartition(".")[0]), QuantizedEmbedding):  # tied when it was loaded
+            put(model, alias, model.get_parameter(source))
 
 
 def _std(config: Config, name: str) -> float:
@@ -125,9 +130,16 @@ def initialize(model: nn.Module, config: Config, names: list[str] | None = None)
 
 
 def _fill(
-    model: nn.Module, tensors: TensorFile, names: Names, where: str, dtype: torch.dtype | None, device: torch.device | None, loose: bool
+    model: nn.Module,
+    tensors: TensorFile,
+    names: Names,
+    where: str,
+    dtype: torch.dtype | None,
+    device: torch.device | None,
+    loose: bool,
+    packed: bool,
 ) -> tuple[dict[str, nn.Parameter], Report]:
-    """Read every stored tensor into its parameters; returns those that were filled."""
+    """Read every stored tensor into its parameters; returns those that were filled. ``packed`` leaves quantized matrices as they are."""
     wanted = dict(model.named_parameters(remove_duplicate=False))
     filled, report = dict[str, nn.Parameter](), Report()
     for stored in tensors.names():
@@ -139,6 +151,12 @@ def _fill(
             if not dropped and not (place is None and names.elsewhere(stored)):
                 report.unexpected.append(stored)  # nobody's, or a layer or a bias that this config has no room for
             continue
+        if packed and isinstance(tensors, GGUF) and (parts := tensors.tiles(stored, len(place.names))) is not None:
+            if all(part.shape == wanted[name].shape for name, part in zip(place.names, parts, strict=True)):
+                for name, part in zip(place.names, parts, strict=True):
+                    check_numbers(part.scales, stored, where)
+                    report.tiles[name] = part
+                continue
         exact = dtype is torch.float16 and place.names[0].rpartition(".")[0].endswith(names.arch.fp32)
         kept = torch.float32 if exact else dtype
         for name, t in zip(place.names, place.read(tensors.tensor(stored, kept)), strict=True):
@@ -183,17 +201,19 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
     ignore_mismatched_sizes: bool = False,
+    packed: bool = False,
 ) -> Report:
-    """Fill ``model``, built on the meta device, from ``tensors``, one tensor at a time.
+    """Fill ``model``, built on the meta device, from ``tensors``, one tensor at a time. ``packed``: matrices stay quantized.
 
     A head's weights may be missing: they start fresh. Raises FormatError when the body's are, when shapes differ, or at a NaN.
     """
     names, tied = Names(config, task), ties(config, task)
-    filled, report = _fill(model, tensors, names, where, dtype, device, ignore_mismatched_sizes)
+    filled, report = _fill(model, tensors, names, where, dtype, device, ignore_mismatched_sizes, packed)
     for alias, source in tied.items():  # a file may hold only the alias of a tied pair
         if alias in filled:
             filled.setdefault(source, filled[alias])
     resized = {name for name, _, _ in report.mismatched}
+    _pack(model, report.tiles, filled, tied, dtype or torch.float32)
     everything = dict(model.named_parameters(remove_duplicate=False))
     fresh = [n for n in everything if n not in filled and tied.get(n) not in everything]
     if gone := [n for n in fresh if not n.startswith("head.") and n not in resized]:
@@ -210,10 +230,26 @@ def load(
         filled[name] = nn.Parameter(torch.empty(everything[name].shape, dtype=dtype or stored, device=device or "cpu"))
     for name, value in filled.items():
         put(model, name, value)
+    tied = {alias: source for alias, source in tied.items() if source not in report.tiles}
     _tie_loaded(model, tied, filled, names, where)
     initialize(model, config, fresh)
     report.missing = [n for n in fresh if n not in resized]
     return report
+
+
+def _pack(
+    model: nn.Module, packed: dict[str, Tiles], filled: dict[str, nn.Parameter], tied: dict[str, str], dtype: torch.dtype
+) -> None:
+    """Put quantized layers where the matrices of ordinary ones would go, and where those that are tied to them are."""
+    for alias, source in tied.items():
+        if source in packed and alias not in filled:
+            packed.setdefault(alias, packed[source])
+    for name, tiles in packed.items():
+        path = name.rpartition(".")[0]
+        if isinstance(model.get_submodule(path), nn.Embedding):
+            replace(model, path, QuantizedEmbedding(tiles, dtype))
+        else:
+            replace(model, path, QuantizedLinear(tiles, filled.get(f"{path}.bias"), dtype, round_inputs=True))
 
 
 def _tie_loaded(model: nn.Module, tied: dict[str, str], filled: dict[str, nn.Parameter], names: Names, where: str) -> None:
