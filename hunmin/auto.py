@@ -15,6 +15,7 @@ from hunmin.hub import weights
 from hunmin.hub.config import HARMLESS, Config
 from hunmin.hub.files import Source, resolve
 from hunmin.hub.guard import about
+from hunmin.hub.gguf import GGUF
 from hunmin.hub.names import Names, table
 from hunmin.hub.tensors import open_tensors
 from hunmin.model import PreTrainedModel
@@ -52,9 +53,9 @@ def task_of(config: Config) -> str:
 
 
 def _dtype(wanted: Any, config: Config, gguf: bool) -> torch.dtype | None:
-    """The dtype to load into; None keeps what is stored. Layers around quantized weights compute in bfloat16 where the processor does."""
+    """The dtype to load into; None keeps what is stored."""
     if wanted in (None, "auto"):
-        return (torch.bfloat16 if fast_bfloat16() else torch.float32) if gguf else None
+        return torch.float32 if gguf else None
     found = getattr(torch, str(wanted).removeprefix("torch."), None)
     if found not in weights.FLOATS:
         raise InputError(
@@ -99,9 +100,7 @@ def load(source: str | os.PathLike[str] | Source, task: str | None, **options: A
 
 
 def _load(place: Source, config: Config, task: str | None, options: dict[str, Any]) -> PreTrainedModel:
-    told_dtype, device = options.pop("dtype", None), _device(options)
-    packed = place.gguf is not None and told_dtype in (None, "auto") and (device is None or device.type == "cpu")
-    dtype = _dtype(told_dtype, config, place.gguf is not None)
+    wanted, device = options.pop("dtype", None), _device(options)
     loose = bool(options.pop("ignore_mismatched_sizes", False))
     told = bool(options.pop("output_loading_info", False))
     override(config, options)
@@ -114,11 +113,15 @@ def _load(place: Source, config: Config, task: str | None, options: dict[str, An
                 f"{place.name}은(는) 아직 읽을 수 없는 방식({method})으로 양자화되어 있습니다. 원본이나 GGUF를 사용하세요.",
             )
         )
+    tensors = open_tensors(place)
+    packed = wanted in (None, "auto") and isinstance(tensors, GGUF) and tensors.quantized and (device is None or device.type == "cpu")
+    if packed:  # the layers around quantized weights compute in bfloat16 where the processor does
+        wanted = "bfloat16" if fast_bfloat16() else "float32"
+    dtype = _dtype(wanted, config, place.gguf is not None)
     task = task or task_of(config)
     with torch.device("meta"):
         model = PreTrainedModel(config, task)
     config.warn_unread(place.name)
-    tensors = open_tensors(place)
     report = weights.load(model, tensors, config, task, place.name, dtype=dtype, device=device, ignore_mismatched_sizes=loose, packed=packed)
     weights.warn_report(report, Names(config, task), place.name)
     model.name_or_path, model.source = place.name, place

@@ -33,7 +33,7 @@ def minilm() -> Any:
 
 @pytest.fixture(scope="module")
 def smollm2() -> Any:
-    return pipeline("text-generation", model=SMOLLM2)
+    return pipeline("text-generation", model=SMOLLM2, dtype="float32")
 
 
 @pytest.fixture(scope="module")

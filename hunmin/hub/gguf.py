@@ -84,6 +84,11 @@ class GGUF:
         rows, order = self._rows(stored, place)
         return rows if order is None else rows[order], place.kind, place.shape
 
+    @property
+    def quantized(self) -> bool:
+        """Whether there are matrices that can stay as they are quantized."""
+        return any(place.kind in KEPT for place in self._header.tensors.values())
+
     def tiles(self, name: str, parts: int = 1) -> list[Tiles] | None:
         """The matrix ``name`` as it is quantized, cut into ``parts`` of as many rows, for a layer ``(out, in)``; None where it is not."""
         stored = self._stored[name]
