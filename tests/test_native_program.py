@@ -32,8 +32,9 @@ BATCH, PAGE = 5, 32
 
 def pages(model: Any, count: int, dtype: torch.dtype = torch.float32, cross: bool = False) -> Any:
     sites = [layer.cross if cross else layer.attn for layer in model.decoder.stack.layers]
-    shapes = [(count, s.spec.kv_heads or s.spec.heads, PAGE, s.dim) for s in sites]
-    return SimpleNamespace(keys=[torch.zeros(s, dtype=dtype) for s in shapes], values=[torch.zeros(s, dtype=dtype) for s in shapes])
+    shapes = [(count, s.spec.kv_heads or s.spec.heads, s.dim, PAGE) for s in sites]
+    values = [torch.full(s, torch.nan, dtype=dtype).transpose(2, 3).contiguous() for s in shapes]  # what was not written must not be read
+    return SimpleNamespace(keys=[torch.full(s, torch.nan, dtype=dtype) for s in shapes], values=values)
 
 
 def decoded(program: Program, model: Any, rows: Tensor, dtype: torch.dtype = torch.float32, memory: Any = None) -> Tensor:
@@ -61,6 +62,11 @@ def test_every_decoder_decodes_as_in_pytorch(case: Case, tmp_path: Path) -> None
     assert difference(got, want) < 5e-6
     for r in range(3):
         assert torch.equal(decoded(program, model, rows[r : r + 1])[0], got[r]), "a row depends on its neighbours"
+    cache, table = pages(model, 4), torch.tensor([[3, 1]], dtype=torch.int32).expand(40, 2)
+    at = torch.arange(40, dtype=torch.int32)
+    for part in (at[:7], at[7:39], at[39:]):  # a prompt in pieces: its tokens are rows that share pages
+        logits = program.step(rows[1, part], table[part], part, cache, wanted=torch.tensor([0, len(part) - 1]))
+        assert torch.equal(logits, got[1, part[[0, -1]]])
     half = decoded(program, model, rows, torch.bfloat16)
     assert 0 < difference(half, want) < 0.05
 
@@ -75,7 +81,7 @@ def test_every_decoder_with_cross_attention_decodes_as_in_pytorch(case: Case, tm
     memory = pages(model, 2, cross=True)
     for i in range(len(memory.keys)):
         k, v, _ = cache.get(f"cross.{i}")
-        memory.keys[i][:, :, : k.shape[1]], memory.values[i][:, :, : v.shape[1]] = k.transpose(1, 2), v.transpose(1, 2)
+        memory.keys[i][..., : k.shape[1]], memory.values[i][:, :, : v.shape[1]] = k.permute(0, 2, 3, 1), v.transpose(1, 2)
     table, lengths = torch.tensor([[0], [1]], dtype=torch.int32), MASK.sum(1, dtype=torch.int32)
     assert difference(decoded(program_of(model), model, rows, memory=(table, lengths, memory)), want) < 5e-6
 

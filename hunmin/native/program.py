@@ -27,10 +27,11 @@ ACTS = ("gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "sigmoid", "t
 SYNONYMS = {"gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh", "swish": "silu"}
 FLOATS = {torch.float32: 0, torch.bfloat16: 1}
 REACH = 256  # positions that tables of angles start with
+PAGE, QUERIES = 32, 32  # as in attention.h
 
 
 class Pages(Protocol):
-    """What a step needs of the cache: keys and values of every layer, ``(pages, G, 32, D)`` in fp32 or bfloat16."""
+    """What a step needs of the cache, for every layer: keys ``(pages, G, D, 32)`` and values ``(pages, G, 32, D)``, fp32 or bfloat16."""
 
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
@@ -62,7 +63,8 @@ class _Program(Structure):
 
 
 class _Room(Structure):
-    _fields_ = [("rows", c_int32)] + [(n, c_void_p) for n in ("x", "y", "wide", "far", "scores")] + [("in", Rows), ("tokens", c_int32)]
+    _fields_ = [("rows", c_int32), ("desk", c_int32)] + [(n, c_void_p) for n in ("x", "y", "wide", "far", "desks", "blocks", "memories")]
+    _fields_ += [("in", Rows)]
 
 
 class Program:
@@ -90,9 +92,15 @@ class Program:
 
     @torch.no_grad()
     def step(
-        self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages, memory: tuple[Tensor, Tensor, Pages] | None = None
+        self,
+        ids: Tensor,
+        table: Tensor,
+        lengths: Tensor,
+        pages: Pages,
+        memory: tuple[Tensor, Tensor, Pages] | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """One token in every row.
+        """One token in every row. Rows may share pages: the tokens of a prompt are rows of growing length, each sees those before it.
 
         Args:
             ids: the new tokens, int64 ``(R,)``.
@@ -100,34 +108,33 @@ class Program:
             lengths: tokens before the new one, int32 ``(R,)``.
             pages: where keys and values are, and where those of the new tokens go.
             memory: table, lengths and pages of the encoder's keys and values, for models with cross-attention.
+            wanted: the rows whose logits are wanted, int32 ``(W,)``; None: all.
 
         Returns:
-            Logits ``(R, V)``, fp32.
+            Logits ``(W, V)``, fp32. Raises InputError for ids outside of the vocabulary.
         """
-        longest = int(lengths.max()) + 1
-        self._stretch(longest)
-        room = self._space(len(ids), longest if memory is None else max(longest, int(memory[1].max())))
-        logits = torch.empty(len(ids), self._struct.head.rows)
+        self._stretch(int(lengths.max()) + 1)
+        room = self._space(len(ids))
+        self._embed.check(ids)
+        wanted = torch.arange(len(ids), dtype=torch.int32) if wanted is None else wanted.to(torch.int32).contiguous()
+        logits = torch.empty(len(wanted), self._struct.head.rows)
         ids, kept = ids.to(torch.int64).contiguous(), list[Any]()
         pools = _pool(table, lengths, pages, kept), _pool(*memory, kept) if memory is not None else None  # type: ignore[misc]
         cross = byref(pools[1]) if pools[1] is not None else None
-        self._kernels.decode(byref(self._struct), byref(room), address(ids), byref(pools[0]), cross, address(logits))
+        self._kernels.decode(byref(self._struct), byref(room), address(ids), byref(pools[0]), cross, address(wanted), len(wanted), address(logits))
         return logits
 
-    def _space(self, rows: int, tokens: int) -> Any:
-        """Room for a step of so many rows and tokens; used again as long as it is large enough."""
-        if self._room[0] < rows or self._room[1] < tokens:
-            most, length = max(rows, self._room[0]), max(tokens * 2, REACH)
-            widest, width = self._struct.widest, self._struct.width
-            room = _Room(tokens=length)
-            parts = {"x": most * width, "y": most * width, "wide": most * widest, "far": most * widest}
-            parts["scores"] = length * torch.get_num_threads()
-            kept = {name: torch.zeros(size) for name, size in parts.items()}
-            for name, t in kept.items():
-                setattr(room, name, t.data_ptr())
-            inputs = Rows.of(torch.zeros(most, self._struct.widest))
+    def _space(self, rows: int) -> Any:
+        """Room for a step of so many rows; used again as long as it is large enough."""
+        threads = torch.get_num_threads()
+        if self._room[0] < rows or self._room[1] != threads:
+            widest, width, desk = self._struct.widest, self._struct.width, QUERIES * (3 * self._dim + PAGE)
+            sizes = {"x": width, "y": width, "wide": widest, "far": widest, "blocks": 2, "memories": 2}
+            kept = {name: torch.empty(rows * size) for name, size in sizes.items()} | {"desks": torch.empty(threads * desk)}
+            room = _Room(desk=desk, **{name: t.data_ptr() for name, t in kept.items()})
+            inputs = Rows.of(torch.zeros(rows, widest))
             setattr(room, "in", inputs)
-            self._room = most, length, (room, kept, inputs)
+            self._room = rows, threads, (room, kept, inputs)
         room = self._room[2][0]
         room.rows = rows
         getattr(room, "in").count = rows
@@ -168,6 +175,7 @@ class Program:
             self._kept.append(table)
             whole.positions = table.data_ptr()
         sites = [layer.attn for layer in stack.layers] + [layer.cross for layer in stack.layers if layer.cross is not None]  # type: ignore[union-attr]
+        self._dim = max(s.dim for s in sites)  # type: ignore[union-attr]
         spans = [s.dim * (s.spec.heads + 2 * (s.spec.kv_heads or s.spec.heads)) for s in sites]  # type: ignore[union-attr]
         whole.widest = -(-max([spec.width, spec.ffn.width, *spans]) // 32) * 32
         return whole

@@ -42,7 +42,7 @@ class TokenEmbedding(nn.Module):
         if spec.scale != 1.0:
             x = x * torch.tensor(spec.scale, dtype=x.dtype)  # rounded to the working precision, as the reference does
         if self.types is not None:
-            x = x + self.types(self._checked(types, spec.types or 0) if types is not None else torch.zeros_like(at.position))
+            x = x + self.types(self.check(types, spec.types or 0) if types is not None else torch.zeros_like(at.position))
         if self.positions is not None:
             x = x + self.positions(at.position + spec.offset)
         elif spec.sinusoid:
@@ -51,7 +51,7 @@ class TokenEmbedding(nn.Module):
 
     def look_up(self, ids: Tensor | None) -> Tensor:
         """The rows of the token table, ``(B, N, C)``, before anything is added. Raises InputError for ids outside of it."""
-        return self.tokens(self._checked(ids, self.spec.vocab))
+        return self.tokens(self.check(ids))
 
     def finish(self, x: Tensor) -> Tensor:
         """What follows the sum of the embeddings."""
@@ -59,8 +59,9 @@ class TokenEmbedding(nn.Module):
         x = F.dropout(x, self.spec.dropout, self.training)
         return self.project(x) if self.project is not None else x
 
-    def _checked(self, ids: Tensor | None, rows: int) -> Tensor:
-        """An id outside the table crashes a GPU for good and says little on a CPU; on a CPU looking is cheap."""
+    def check(self, ids: Tensor | None, rows: int | None = None) -> Tensor:
+        """The ids; raises InputError for one outside of ``rows`` (None: the vocabulary). A GPU would crash for good; on a CPU looking is cheap."""
+        rows = self.spec.vocab if rows is None else rows
         if ids is None:
             raise InputError(say("The model needs input_ids or inputs_embeds.", "모델에 input_ids나 inputs_embeds가 필요합니다."))
         if ids.device.type == "cpu" and ids.numel():

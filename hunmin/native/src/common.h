@@ -131,31 +131,29 @@ inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
-// e^x to about 2 ulp (Cody & Waite reduction, degree 6): without calls and branches, so that loops over it are vectorized.
-inline float fast_exp(float x) {
-  x = std::min(std::max(x, -87.3f), 88.3f);
-  float n = std::nearbyint(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  float p = 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
+// e^x to about 2 ulp (Cody & Waite reduction, degree 6), without calls and branches. Adding and taking away 1.5 * 2^23 rounds.
+template <class F, class I>
+inline F exponential(F x, F least, F most) {
+  x = x < least ? least : x;
+  x = x > most ? most : x;
+  const F n = (x * 1.44269504f + 12582912.0f) - 12582912.0f, r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  F p = r * 1.3981999507e-3f + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  int32_t bits = (int32_t(n) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, 4);
+  I bits;
+  F shifted = n + 12582912.0f, scale;  // the whole number n stands in the low bits
+  std::memcpy(&bits, &shifted, sizeof(F));
+  bits = (bits << 23) + (127 << 23);
+  std::memcpy(&scale, &bits, sizeof(F));
   return p * scale;
 }
 
+inline float fast_exp(float x) { return exponential<float, uint32_t>(x, -87.3f, 88.3f); }
 inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 inline float fast_tanh(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
-
-inline int thread_count() {
-#if defined(_OPENMP)
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
+inline f32x16 vector_exp(f32x16 x) { return exponential<f32x16, u32x16>(x, splat(-87.3f), splat(88.3f)); }
+inline f32x16 vector_tanh(f32x16 x) { return 2.0f / (1.0f + vector_exp(-2.0f * x)) - 1.0f; }
 
 }  // namespace

@@ -3,24 +3,9 @@
 // The structures mirror hunmin/nn/spec.py (and native/program.py, which fills them): an architecture is values of these, never code.
 // Numbers between the products are fp32. A row's result does not depend on the other rows.
 #pragma once
-#include "matmul.h"
+#include "attention.h"
 
 namespace {
-
-struct Norm {
-  const float *weight, *bias;
-  float eps;
-  int32_t kind;  // 0: none, 1: layer, 2: rms
-};
-
-struct Site {  // an attention
-  Matrix q, k, v, o;
-  Norm q_norm, k_norm;
-  const float *cos, *sin;  // (positions, turned / 2)
-  const float* bias;       // (heads, far): added to the scores by distance; null: none
-  int32_t heads, kv_heads, dim, turned, window, far;  // window 0: all
-  float scale, softcap;                               // softcap 0: none
-};
 
 enum Act : int32_t { GELU = 0, GELU_TANH, QUICK_GELU, RELU, SILU, SIGMOID, TANH };
 
@@ -29,12 +14,6 @@ struct Layer {
   Matrix gate, up, down;
   Norm attn_norm, attn_out_norm, cross_norm, ffn_norm, ffn_out_norm;
   int32_t act, gated, crossed, store;  // store: where its keys and values are
-};
-
-struct Pool {  // keys and values in pages of 32 tokens: (pages, kv_heads, 32, dim) for every layer
-  void *const *keys, *const *values;
-  const int32_t *table, *lengths;  // (rows, width): pages of a row; (rows): tokens before the new one
-  int32_t width, kind;             // F32 or BF16
 };
 
 struct Program {
@@ -46,8 +25,6 @@ struct Program {
   float scale, head_scale, head_softcap;
   int32_t widest;  // the widest input of a product, filled up to 32
 };
-
-constexpr int PAGE = 32;
 
 struct Team {
   int self, all;
@@ -68,27 +45,9 @@ inline float dot(const float* a, const float* b, int n) {
   return out;
 }
 
-inline float dot(const float* a, const bf16* b, int n) {
-  f32x16 acc = {};
-  int i = 0;
-  for (; i + 16 <= n; i += 16) acc = fma(load<f32x16>(a + i), load_bf16(b + i), acc);
-  float out = sum(acc);
-  for (; i < n; i++) out += a[i] * from_bf16(b[i]);
-  return out;
-}
-
 // out += weight * x
 inline void add_scaled(float* out, float weight, const float* x, int n) {
   for (int i = 0; i < n; i++) out[i] += weight * x[i];
-}
-
-inline void add_scaled(float* out, float weight, const bf16* x, int n) {
-  int i = 0;
-  for (; i + 16 <= n; i += 16) {
-    const f32x16 y = fma(splat(weight), load_bf16(x + i), load<f32x16>(out + i));
-    std::memcpy(out + i, &y, 64);
-  }
-  for (; i < n; i++) out[i] += weight * from_bf16(x[i]);
 }
 
 inline void normalize(const Norm& norm, const float* x, float* out, int n) {
@@ -154,56 +113,49 @@ inline void rotate(const Site& site, float* x, int position) {
   }
 }
 
-inline size_t slot(const Site& site, const Pool& pool, int row, int group, int token) {
-  const size_t page = pool.table[size_t(row) * pool.width + token / PAGE];
-  return ((page * site.kv_heads + group) * PAGE + token % PAGE) * site.dim;
-}
-
 // Norm and rotation of a new key; key and value go into their page.
 inline void keep(const Site& site, const Pool& pool, int store, int row, int group, float* k, const float* v) {
   const int at = pool.lengths[row];
   if (site.k_norm.kind) normalize(site.k_norm, k, k, site.dim);
   if (site.turned) rotate(site, k, at);
-  const size_t to = slot(site, pool, row, group, at);
-  if (pool.kind == F32) {
-    std::memcpy((float*)pool.keys[store] + to, k, sizeof(float) * site.dim);
-    std::memcpy((float*)pool.values[store] + to, v, sizeof(float) * site.dim);
-  } else {
-    for (int i = 0; i < site.dim; i++) ((bf16*)pool.keys[store])[to + i] = to_bf16(k[i]);
-    for (int i = 0; i < site.dim; i++) ((bf16*)pool.values[store])[to + i] = to_bf16(v[i]);
+  const size_t page = pool.page(site, row, group, at / PAGE), column = page + at % PAGE, line = page + at % PAGE * site.dim;
+  for (int i = 0; i < site.dim; i++) {
+    if (pool.kind == F32) {
+      ((float*)pool.keys[store])[column + i * PAGE] = k[i];
+      ((float*)pool.values[store])[line + i] = v[i];
+    } else {
+      ((bf16*)pool.keys[store])[column + i * PAGE] = to_bf16(k[i]);
+      ((bf16*)pool.values[store])[line + i] = to_bf16(v[i]);
+    }
   }
 }
 
-template <class T>
-inline void look(const Site& site, const Pool& pool, int store, int row, int head, int seen, const float* q, float* scores, float* out) {
-  const int group = head / (site.heads / site.kv_heads), first = site.window ? std::max(0, seen - site.window) : 0;
-  const T *keys = (const T*)pool.keys[store], *values = (const T*)pool.values[store];
-  float top = -INFINITY, total = 0;
-  for (int t = first; t < seen; t++) {
-    float s = dot(q, keys + slot(site, pool, row, group, t), site.dim) * site.scale;
-    if (site.bias) s += site.bias[size_t(head) * site.far + std::min(seen - 1 - t, site.far - 1)];
-    if (site.softcap > 0) s = site.softcap * fast_tanh(s / site.softcap);
-    scores[t] = s;
-    top = std::max(top, s);
+// Cuts the rows into blocks: the tokens of one text, one after another, or rows with one memory.
+inline int cut(const Pool& pool, int rows, bool cross, Block* blocks) {
+  int count = 0;
+  for (int r = 0; r < rows; r++) {
+    const bool next = r && pool.lengths[r] == pool.lengths[r - 1] + (cross ? 0 : 1) && blocks[count - 1].count < BLOCK;
+    const size_t used = sizeof(int32_t) * ((pool.lengths[r] + PAGE) / PAGE), at = size_t(r) * pool.width;
+    if (next && !std::memcmp(pool.table + at, pool.table + at - pool.width, used)) blocks[count - 1].count++;
+    else blocks[count++] = {r, 1};
   }
-  for (int t = first; t < seen; t++) scores[t] = fast_exp(scores[t] - top);
-  for (int t = first; t < seen; t++) total += scores[t];
-  std::memset(out, 0, sizeof(float) * site.dim);
-  for (int t = first; t < seen; t++) add_scaled(out, scores[t] / total, values + slot(site, pool, row, group, t), site.dim);
+  return count;
 }
 
 // What a step works in. `in` is the input of products, with room for its quantized form.
 struct Room {
-  int rows;
-  float *x, *y, *wide, *far, *scores;  // (rows, C), (rows, C), (rows, widest) twice, (threads, tokens)
+  int32_t rows;
+  int32_t desk;             // floats of a thread's desk
+  float *x, *y, *wide, *far, *desks;  // (rows, C), (rows, C), (rows, widest) twice, (threads, desk)
+  Block *blocks, *memories;  // (rows), (rows)
   Rows in;
-  int32_t tokens;
 };
 
 struct Step {
   const Program& program;
   const Room& room;
   const Team team;
+  const int texts, memories;  // blocks of rows
   const int C = program.width;
 
   float* input(int row) const { return const_cast<float*>(room.in.x) + size_t(row) * room.in.width; }
@@ -215,13 +167,15 @@ struct Step {
   }
 
   // The products of one input: their tiles are one list, cut by threads.
-  void products(int width, std::initializer_list<std::pair<const Matrix*, float*>> list, size_t stride) const {
+  void products(int width, std::initializer_list<std::pair<const Matrix*, float*>> list, size_t stride, int count = -1) const {
     int all = 0, start = 0;
+    Rows in = rows(width);
+    if (count >= 0) in.count = count;
     for (const auto& [w, y] : list) all += tiles(*w);
     const int from = team.from(all), to = team.to(all);
     for (const auto& [w, y] : list) {
       const int n = tiles(*w), first = std::max(0, from - start), last = std::min(n, to - start);
-      if (first < last) multiply(*w, rows(width), y, stride, false, first, last);
+      if (first < last) multiply(*w, in, y, stride, false, first, last);
       start += n;
     }
     barrier();
@@ -258,6 +212,29 @@ struct Step {
     barrier();
   }
 
+  // The queries of a block of rows that share the keys and values of `group`.
+  void look_at(const Site& site, const Pool& pool, int store, bool cross, const Block& block, int group, int stride) const {
+    const int D = site.dim, per = site.heads / site.kv_heads, all = block.count * per;
+    Desk desk(room.desks + size_t(team.self) * room.desk, D);
+    View views[QUERIES];
+    for (int from = 0; from < all; from += QUERIES) {
+      const int count = std::min(QUERIES, all - from);
+      for (int i = 0; i < count; i++) {
+        const int r = block.first + (from + i) / per, h = group * per + (from + i) % per, before = pool.lengths[r];
+        float* q = desk.q + i * D;
+        std::memcpy(q, room.wide + size_t(r) * stride + h * D, sizeof(float) * D);
+        if (site.q_norm.kind) normalize(site.q_norm, q, q, D);
+        if (site.turned) rotate(site, q, before);
+        const int end = before + (cross ? 0 : 1);
+        views[i] = {site.window ? std::max(0, end - site.window) : 0, end, h};
+      }
+      if (pool.kind == F32) attend<float>(site, pool, store, block.first + block.count - 1, group, desk, views, count);
+      else attend<bf16>(site, pool, store, block.first + block.count - 1, group, desk, views, count);
+      for (int i = 0; i < count; i++)
+        std::memcpy(start(block.first + (from + i) / per, site.heads * D) + views[i].head * D, desk.out + i * D, sizeof(float) * D);
+    }
+  }
+
   void attention(const Site& site, const Pool& pool, int store, bool cross) const {
     const int D = site.dim, Q = site.heads * D, K = site.kv_heads * D, stride = Q + 2 * K;
     float* z = room.wide;
@@ -272,15 +249,9 @@ struct Step {
       }
       barrier();
     }
-    const int all = room.rows * site.heads;
-    for (int i = team.from(all); i < team.to(all); i++) {
-      const int r = i / site.heads, h = i % site.heads, seen = pool.lengths[r] + (cross ? 0 : 1);
-      float *q = z + size_t(r) * stride + h * D, *scores = room.scores + size_t(team.self) * room.tokens, *out = start(r, Q) + h * D;
-      if (site.q_norm.kind) normalize(site.q_norm, q, q, D);
-      if (site.turned) rotate(site, q, pool.lengths[r]);
-      if (pool.kind == F32) look<float>(site, pool, store, r, h, seen, q, scores, out);
-      else look<bf16>(site, pool, store, r, h, seen, q, scores, out);
-    }
+    const Block* blocks = cross ? room.memories : room.blocks;
+    const int all = (cross ? memories : texts) * site.kv_heads;
+    for (int i = team.self; i < all; i += team.all) look_at(site, pool, store, cross, blocks[i / site.kv_heads], i % site.kv_heads, stride);
     barrier();
     for (int r = team.from(room.rows); r < team.to(room.rows); r++) ready(r, Q);
     barrier();
@@ -318,7 +289,7 @@ struct Step {
     barrier();
   }
 
-  void run(const int64_t* ids, const Pool& self, const Pool& cross, float* logits) const {
+  void run(const int64_t* ids, const Pool& self, const Pool& cross, const int32_t* wanted, int count, float* logits) const {
     embed(ids, self);
     sum_and_norm(nullptr, nullptr, program.count ? &program.layers[0].attn_norm : nullptr, false);
     for (int l = 0; l < program.count; l++) {
@@ -333,32 +304,36 @@ struct Step {
       feed_forward(layer);
       sum_and_norm(&layer.ffn_out_norm, &layer.ffn_norm, next, true);
     }
-    head(logits);
+    head(wanted, count, logits);
   }
 
-  void head(float* logits) const {
+  // Logits of the wanted rows: their inputs are `count` rows of `y`, then the first of `in`.
+  void head(const int32_t* wanted, int count, float* logits) const {
     const size_t V = program.head.rows, W = (C + 31) / 32 * 32;
-    if (program.post || program.head_scale != 1) {  // a norm at the end of a post-norm stack; a scale of the head's input
-      for (int r = team.from(room.rows); r < team.to(room.rows); r++) {
-        float* to = const_cast<float*>(room.in.x) + r * W;
-        if (program.post) normalize(program.norm, to, to, C);
-        for (int i = 0; i < C; i++) to[i] *= program.head_scale;
-        ready(r, C);
-      }
-      barrier();
+    for (int i = team.from(count); i < team.to(count); i++) std::memcpy(room.y + size_t(i) * C, room.in.x + wanted[i] * W, sizeof(float) * C);
+    barrier();
+    for (int i = team.from(count); i < team.to(count); i++) {
+      float *to = start(i, C), *from = room.y + size_t(i) * C;
+      if (program.post) normalize(program.norm, from, from, C);  // at the end of a post-norm stack
+      for (int j = 0; j < C; j++) to[j] = from[j] * program.head_scale;
+      ready(i, C);
     }
-    products(C, {{&program.head, logits}}, V);
+    barrier();
+    products(C, {{&program.head, logits}}, V, count);
     if (program.head_softcap > 0) {
       const float cap = program.head_softcap;
-      for (size_t i = team.from(room.rows) * V; i < team.to(room.rows) * V; i++) logits[i] = cap * fast_tanh(logits[i] / cap);
+      for (size_t i = team.from(count) * V; i < team.to(count) * V; i++) logits[i] = cap * fast_tanh(logits[i] / cap);
     }
   }
 };
 
 }  // namespace
 
-// ids (rows) -> logits (rows, V). Keys and values of the new tokens are written into `self`; `cross` holds the encoder's.
-API(decode)(const Program* program, const Room* room, const int64_t* ids, const Pool* self, const Pool* cross, float* logits) {
+// ids (rows) -> logits (count, V) of the `wanted` rows. Keys and values of the new tokens are written into `self` before any row looks at
+// them, so rows may be the tokens of one text, one after another. `cross` holds the encoder's keys and values.
+API(decode)(const Program* program, const Room* room, const int64_t* ids, const Pool* self, const Pool* cross, const int32_t* wanted,
+            int32_t count, float* logits) {
+  const int texts = cut(*self, room->rows, false, room->blocks), memories = cross ? cut(*cross, room->rows, true, room->memories) : 0;
 #pragma omp parallel
   {
 #if defined(_OPENMP)
@@ -366,6 +341,6 @@ API(decode)(const Program* program, const Room* room, const int64_t* ids, const 
 #else
     const Team team{0, 1};
 #endif
-    Step{*program, *room, team}.run(ids, *self, *cross, logits);
+    Step{*program, *room, team, texts, memories}.run(ids, *self, *cross, wanted, count, logits);
   }
 }

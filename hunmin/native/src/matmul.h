@@ -155,13 +155,14 @@ inline void some(const Matrix& w, int t, const Rows& rows, int from, f32x16* out
 
 // Tiles `first` to `last` of y (count, stride) = x W^T + bias, or y += …
 inline void multiply(const Matrix& w, const Rows& rows, float* y, size_t stride, bool add, int first, int last) {
-  constexpr int N = 4;
   for (int t = first; t < last; t++) {
     const int lanes = std::min(16, w.rows - 16 * t);
     for (int from = 0; from < rows.count;) {
-      f32x16 out[N];
-      const int n = rows.count - from >= N ? N : 1;
-      n == N ? some<N>(w, t, rows, from, out) : some<1>(w, t, rows, from, out);
+      f32x16 out[8];
+      const int left = rows.count - from, n = left >= 8 ? 8 : left >= 3 ? 3 : 1;
+      if (n == 8) some<8>(w, t, rows, from, out);
+      else if (n == 3) some<3>(w, t, rows, from, out);
+      else some<1>(w, t, rows, from, out);
       for (int j = 0; j < n; j++) {
         float* to = y + (from + j) * stride + 16 * t;
         for (int i = 0; i < lanes; i++) {
