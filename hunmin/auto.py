@@ -14,8 +14,8 @@ from hunmin.errors import ConfigError, InputError, SourceError, say, warn_once
 from hunmin.hub import weights
 from hunmin.hub.config import HARMLESS, Config
 from hunmin.hub.files import Source, resolve
-from hunmin.hub.guard import about
 from hunmin.hub.gguf import GGUF
+from hunmin.hub.guard import about
 from hunmin.hub.names import Names, table
 from hunmin.hub.tensors import open_tensors
 from hunmin.model import PreTrainedModel
@@ -122,7 +122,9 @@ def _load(place: Source, config: Config, task: str | None, options: dict[str, An
     with torch.device("meta"):
         model = PreTrainedModel(config, task)
     config.warn_unread(place.name)
-    report = weights.load(model, tensors, config, task, place.name, dtype=dtype, device=device, ignore_mismatched_sizes=loose, packed=packed)
+    report = weights.load(
+        model, tensors, config, task, place.name, dtype=dtype, device=device, ignore_mismatched_sizes=loose, packed=packed
+    )
     weights.warn_report(report, Names(config, task), place.name)
     model.name_or_path, model.source = place.name, place
     if model.can_generate():

@@ -35,7 +35,11 @@ def test_blocks_of_gguf_keep_their_numbers(kind: str) -> None:
     """Tiles stand for what ``dequantize`` gives; scales of K types are rounded to half precision."""
     rows, width = 21, 512
     generator = np.random.default_rng(0)
-    raw = gguf.quants.quantize(generator.standard_normal((rows, width), np.float32), gguf.GGMLQuantizationType[kind]) if kind[-1] in "01" else None
+    raw = (
+        gguf.quants.quantize(generator.standard_normal((rows, width), np.float32), gguf.GGMLQuantizationType[kind])
+        if kind[-1] in "01"
+        else None
+    )
     if raw is None:  # the reader's package cannot write K types: random bytes with sensible scales
         raw = generator.integers(0, 256, (rows, width // 256 * SIZES[kind][1]), dtype=np.uint8)
         half = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
@@ -61,7 +65,9 @@ def test_products_equal_their_twin(kernels: Library, kind: str, shape: tuple[int
         stored: Any = rounded(weight, kind, 32)  # type: ignore[arg-type]
     elif kind in ("q4_1", "q6_k"):
         width = -(-shape[1] // 256) * 256
-        data = np.random.default_rng(1).integers(0, 255, (shape[0], width // (32 if kind == "q4_1" else 256) * SIZES[kind.upper()][1]), dtype=np.uint8)
+        data = np.random.default_rng(1).integers(
+            0, 255, (shape[0], width // (32 if kind == "q4_1" else 256) * SIZES[kind.upper()][1]), dtype=np.uint8
+        )
         blocks = data.reshape(-1, SIZES[kind.upper()][1])
         for at in (0, 2) if kind == "q4_1" else (208,):
             blocks[:, at : at + 2] = np.frombuffer(np.float16(0.02).tobytes(), np.uint8)

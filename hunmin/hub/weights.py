@@ -237,9 +237,7 @@ def load(
     return report
 
 
-def _pack(
-    model: nn.Module, packed: dict[str, Tiles], filled: dict[str, nn.Parameter], tied: dict[str, str], dtype: torch.dtype
-) -> None:
+def _pack(model: nn.Module, packed: dict[str, Tiles], filled: dict[str, nn.Parameter], tied: dict[str, str], dtype: torch.dtype) -> None:
     """Put quantized layers where the matrices of ordinary ones would go, and where those that are tied to them are."""
     for alias, source in tied.items():
         if source in packed and alias not in filled:

@@ -91,4 +91,3 @@ def _compile(compiler: str, folder: Path, levels: dict[str, list[str]], threads:
         objects.append(out)
         built.append(level)
     return objects, built
-

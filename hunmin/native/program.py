@@ -121,7 +121,9 @@ class Program:
         ids, kept = ids.to(torch.int64).contiguous(), list[Any]()
         pools = _pool(table, lengths, pages, kept), _pool(*memory, kept) if memory is not None else None  # type: ignore[misc]
         cross = byref(pools[1]) if pools[1] is not None else None
-        self._kernels.decode(byref(self._struct), byref(room), address(ids), byref(pools[0]), cross, address(wanted), len(wanted), address(logits))
+        self._kernels.decode(
+            byref(self._struct), byref(room), address(ids), byref(pools[0]), cross, address(wanted), len(wanted), address(logits)
+        )
         return logits
 
     def _space(self, rows: int) -> Any:

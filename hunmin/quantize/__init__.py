@@ -76,9 +76,7 @@ class QuantizedLinear(_Packed):
     missing, where gradients are wanted, and for many rows the weight is unpacked.
     """
 
-    def __init__(
-        self, tiles: Tiles, bias: Tensor | None = None, dtype: torch.dtype = torch.float32, *, round_inputs: bool = False
-    ) -> None:
+    def __init__(self, tiles: Tiles, bias: Tensor | None = None, dtype: torch.dtype = torch.float32, *, round_inputs: bool = False) -> None:
         super().__init__()
         self.round_inputs = round_inputs
         self.out_features, self.in_features = tiles.shape

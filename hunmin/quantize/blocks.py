@@ -42,7 +42,9 @@ def tiles(raw: Tensor, kind: str, shape: tuple[int, ...]) -> Tiles:
         b = raw.view(rows, width // COLUMNS, -1)
         codes = torch.nn.functional.pad(b[..., head:], (0, 0, 0, 0, 0, -rows % ROWS)).view(-1, ROWS, *b[0, :, head:].shape)
         order = tiled(codes.bitwise_xor_(128) if kind == "Q8_0" else codes)
-        return Tiles(order, fill(_half(b, 0)), fill(_half(b, 2)) if kind == "Q4_1" else None, (rows, width), {"Q4_0": 8, "Q8_0": 128}.get(kind, 0))
+        return Tiles(
+            order, fill(_half(b, 0)), fill(_half(b, 2)) if kind == "Q4_1" else None, (rows, width), {"Q4_0": 8, "Q8_0": 128}.get(kind, 0)
+        )
     if kind in ("Q5_0", "Q5_1"):
         head = 4 if kind == "Q5_1" else 2
         b = raw.view(rows, width // 32, -1)
