@@ -140,7 +140,7 @@ class PreTrainedModel(Model):
         return_dict: bool | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         where: Where | None = None,
         decoder_where: Where | None = None,
         loss_only: bool = False,
@@ -148,7 +148,7 @@ class PreTrainedModel(Model):
         """One forward pass; ``labels`` (or start and end positions) add the loss. Ids and masks are ``(B, N)``.
 
         ``where`` replaces mask and positions, e.g. ``Where.packed([5, 9])`` for two sequences in one row without padding. ``loss_only``
-        gives a language model's loss without its logits: less memory, and no projection of tokens that have no label.
+        gives a language model's loss without its logits (less memory), ``logits_to_keep`` those of the last tokens or of some columns.
         Raises InputError for ids outside the vocabulary, empty input, and sequences longer than the model's positions.
         """
         if questions := self._questions(input_ids, labels):

@@ -1,4 +1,4 @@
-"""Generation: settings, one decoding loop for greedy search, sampling and beams, and streamers."""
+"""Generation: settings, one decoding loop for greedy search, sampling and beams, an engine for many requests, and streamers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hunmin.generate.config import GenerationConfig as GenerationConfig
+    from hunmin.generate.engine import Engine as Engine
+    from hunmin.generate.engine import Request as Request
+    from hunmin.generate.engine import Result as Result
     from hunmin.generate.loop import generate as generate
     from hunmin.generate.processors import LogitsProcessor as LogitsProcessor
     from hunmin.generate.processors import LogitsProcessorList as LogitsProcessorList
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "GenerationConfig": "config",
+    "Engine": "engine",
+    "Request": "engine",
+    "Result": "engine",
     "generate": "loop",
     "LogitsProcessor": "processors",
     "LogitsProcessorList": "processors",
@@ -31,9 +37,12 @@ _HOME = {
 
 __all__ = [
     "BaseStreamer",
+    "Engine",
     "GenerationConfig",
     "LogitsProcessor",
     "LogitsProcessorList",
+    "Request",
+    "Result",
     "StoppingCriteria",
     "StoppingCriteriaList",
     "TextIteratorStreamer",

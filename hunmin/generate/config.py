@@ -74,6 +74,8 @@ class GenerationConfig:
     num_beams: int = 1
     num_return_sequences: int = 1
     use_cache: bool = True
+    cache_dtype: str | None = None  # "int8": keys and values in 8 bits, with a scale for each token and head; None: as the model computes
+    deterministic: bool = False  # the same tokens whatever else is in the batch: slower where PyTorch computes the step
     temperature: float = 1.0
     top_k: int = 50  # 0: off
     top_p: float = 1.0
@@ -263,6 +265,8 @@ def _wanted(name: str, value: Any) -> tuple[str, str] | None:
             more = ("above", "보다 큰 수") if above else ("not below", " 이상의 수")
             return ("a number", "수") if low == -inf else (f"a number {more[0]} {low:g}", f"{low:g}{more[1]}")
         return ("a whole number", "정수") if name in _WHOLE and not float(value).is_integer() else None
+    if name == "cache_dtype":
+        return None if value == "int8" else ('"int8" or None', '"int8"이나 None')
     if name == "early_stopping":
         return None if isinstance(value, bool) or value == "never" else ('True, False or "never"', 'True, False, "never"')
     if isinstance(DEFAULTS[name], bool):

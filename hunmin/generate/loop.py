@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,14 +10,12 @@ from torch import Tensor
 
 from hunmin.aliases import RENAMED
 from hunmin.errors import InputError, say, warn_once
-from hunmin.generate import processors
+from hunmin.generate import processors, stopping
 from hunmin.generate.beams import Beams
 from hunmin.generate.config import DEFAULTS, IGNORED, REFUSED, GenerationConfig, refuse, unknown
-from hunmin.generate.prompt import Prompt, end_ids, limits, longest, prepare
-from hunmin.generate.sampling import Rows, Rules, seeded
-from hunmin.generate.stopping import Criterion, StoppingCriteriaList, after, ends_with, says
-from hunmin.nn.cache import Cache
-from hunmin.nn.where import Where
+from hunmin.generate.prompt import end_ids, limits, longest, prepare
+from hunmin.generate.sampling import Rows, Rules, dice, drawn, seeded
+from hunmin.generate.steps import PagedSteps, Steps, build
 from hunmin.output import Output
 
 if TYPE_CHECKING:
@@ -34,7 +31,7 @@ def generate(
     generation_config: GenerationConfig | None = None,
     streamer: BaseStreamer | None = None,
     logits_processor: Iterable[processors.Processor] | None = None,
-    stopping_criteria: Iterable[Criterion] | None = None,
+    stopping_criteria: Iterable[stopping.Criterion] | None = None,
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
     tokenizer: Tokenizer | None = None,
     seed: int | None = None,
@@ -67,26 +64,40 @@ def generate(
     try:
         with torch.inference_mode():
             options, inputs = ({**inputs, **options}, None) if isinstance(inputs, Mapping) else (options, inputs)
-            config, told = _settings(model, generation_config, options)
-            cache = options.pop("past_key_values", None) or (Cache() if config.use_cache else None)
+            config, told = settings(model, generation_config, options)
+            cache = options.pop("past_key_values", None)
             prompt = prepare(model, inputs, config, options)
             if options:
                 raise unknown(next(iter(options)))
-            start, config.max_length = prompt.ids.shape[1], longest(model, config, prompt.ids.shape[1], told)
-            stops = _stops(config, start, stopping_criteria or (), tokenizer, model.device)
-            rules = Rules(start, config.max_length, _fill(config), stops, config.do_sample, seeded(seed, generator, model.device))
-            copies = max(config.num_beams, config.num_return_sequences)
+            start, copies = prompt.ids.shape[1], max(config.num_beams, config.num_return_sequences)
+            config.max_length = longest(model, config, start, told)
+            chance = _chance(config, seed, generator, len(prompt.ids) * copies, model.device)
+            stops = stopping.build(config, start, stopping_criteria or (), tokenizer, model.device)
+            rules = Rules(start, config.max_length, _fill(config), stops, config.do_sample, chance)
             search = _begin(prompt.ids.repeat_interleave(copies, 0), rules, config, streamer is not None)
             process = processors.build(config, prompt, copies, logits_processor or (), prefix_allowed_tokens_fn)
-            steps = Steps(model, prompt, cache, copies)
+            steps = build(model, prompt, config, cache, copies)
             record = _decode(steps, search, process, config, streamer)
     except BaseException as error:
-        if (tell := getattr(streamer, "error", None)) is not None:
-            tell(error)  # whoever reads the other end must not wait for ever
+        getattr(streamer, "error", _silent)(error)  # whoever reads the other end must not wait for ever
         raise
     sequences, scores = (t.clone() if t is not None else None for t in search.result())  # no inference tensors: training may follow
-    out = Output(sequences=sequences, sequences_scores=scores, **record, past_key_values=steps.cache)
-    return out if config.return_dict_in_generate else sequences
+    more = {"sequences_scores": scores, **record}
+    return Output(sequences=sequences, **more, past_key_values=steps.cache) if config.return_dict_in_generate else sequences
+
+
+def _silent(error: BaseException) -> None:
+    """For streamers that do not care."""
+
+
+def _chance(
+    config: GenerationConfig, seed: int | None, generator: torch.Generator | None, rows: int, device: torch.device
+) -> torch.Generator | list[torch.Generator] | None:
+    """Where random numbers come from: one source for all rows, or where they must not depend on each other one a row."""
+    source = seeded(seed, generator, device)
+    if config.deterministic and config.do_sample:
+        return dice(seed if seed is not None else drawn(source), range(rows), device)
+    return source
 
 
 def _begin(rows: Tensor, rules: Rules, config: GenerationConfig, streamed: bool) -> Rows | Beams:
@@ -102,7 +113,7 @@ def _begin(rows: Tensor, rules: Rules, config: GenerationConfig, streamed: bool)
     return Beams(rows, rules, config, len(end_ids(config)))
 
 
-def _settings(model: PreTrainedModel, own: GenerationConfig | None, options: dict[str, Any]) -> tuple[GenerationConfig, bool]:
+def settings(model: PreTrainedModel, own: GenerationConfig | None, options: dict[str, Any]) -> tuple[GenerationConfig, bool]:
     """The settings of this call, and whether the user set a length; takes the settings out of ``options``. Raises InputError."""
     if not model.can_generate():
         raise InputError(
@@ -143,93 +154,13 @@ def _settings(model: PreTrainedModel, own: GenerationConfig | None, options: dic
     return config, bool(lengths)
 
 
-def _stops(
-    config: GenerationConfig, start: int, own: Iterable[Criterion], tokenizer: Tokenizer | None, device: torch.device
-) -> StoppingCriteriaList:
-    stops = StoppingCriteriaList([ends_with(eos, device)] if (eos := end_ids(config)) else [])
-    stops += [after(config.max_time)] if config.max_time is not None else []
-    stops += [says(config.stop_strings, tokenizer, start)] if config.stop_strings else []
-    stops += own
-    return stops
-
-
 def _fill(config: GenerationConfig) -> int:
     """What follows the end of a row: padding, else the end token again."""
     return config.pad_token_id if config.pad_token_id is not None else (end_ids(config) or [0])[0]
 
 
-class Steps:
-    """The model as a function from the newest tokens to the logits of the next ``(R, V)``, with what it has to remember.
-
-    The prompt of an input is read once, then its keys and values are copied for its beams. Rows that have ended leave the batch.
-    """
-
-    def __init__(self, model: PreTrainedModel, prompt: Prompt, cache: Cache | None, copies: int) -> None:
-        self.model, self.prompt, self.cache, self.copies = model, prompt, cache, copies
-        self.where = prompt.where
-        self.held = torch.arange(len(prompt.ids) * copies, device=model.device)  # the rows that are in the batch, in their order
-        self.count = len(self.held)  # the same on the host
-
-    def first(self) -> Tensor:
-        """Logits after the prompt, ``(R, V)``."""
-        ids, where, past = self.prompt.ids, self.where, self.cache.length if self.cache is not None else 0
-        if past >= ids.shape[1]:
-            raise InputError(
-                say(
-                    f"past_key_values holds {past} tokens, the prompt only {ids.shape[1]}: pass all of it, then new tokens.",
-                    f"past_key_values에 {past}토큰이 있는데 프롬프트는 {ids.shape[1]}토큰뿐입니다. 새 토큰까지 전체 프롬프트를 주세요.",
-                )
-            )
-        logits = self._run(ids[:, past:], where.last(ids.shape[1] - past) if past else where)
-        if self.copies > 1:
-            self._pick(self.held // self.copies)
-        return logits.repeat_interleave(self.copies, 0)
-
-    def next(self, ids: Tensor, origin: Tensor | None, live: Tensor | None) -> Tensor:
-        """Logits after ``ids`` ``(R, N)``, whose rows continue the rows ``origin``. Only ``live`` rows are computed, others get zeros."""
-        rows = len(ids)
-        if origin is not None or live is not None:
-            slot = torch.empty(rows, dtype=torch.long, device=ids.device)
-            slot[self.held] = torch.arange(len(self.held), device=ids.device)
-            self.held = live if live is not None else self.held
-            self.count = len(self.held)
-            self._pick(slot[self.held if origin is None else origin[self.held]], cross=live is not None)
-        new = ids if self.count == rows else ids[self.held]
-        step = self.where.after(1)
-        if self.cache is None:
-            self.where = self.where.join(step)
-            logits = self._run(new, self.where)
-        else:
-            self.where = step
-            logits = self._run(new[:, -1:], step)
-        return logits if self.count == rows else logits.new_zeros(rows, logits.shape[1]).index_copy_(0, self.held, logits)
-
-    def _run(self, ids: Tensor, where: Where) -> Tensor:
-        prompt = self.prompt
-        if prompt.memory is None:
-            out = self.model(ids, where=where, past_key_values=self.cache, use_cache=self.cache is not None, logits_to_keep=1)
-        else:
-            out = self.model(
-                encoder_outputs=prompt.memory,
-                where=prompt.memory_where,
-                decoder_input_ids=ids,
-                decoder_where=where,
-                past_key_values=self.cache,
-                use_cache=self.cache is not None,
-                logits_to_keep=1,
-            )
-        return out.logits[:, -1].float()
-
-    def _pick(self, rows: Tensor, *, cross: bool = True) -> None:
-        self.where = self.where.pick(rows)
-        if self.cache is not None:
-            self.cache.pick(rows, cross=cross)
-        elif self.prompt.memory is not None and self.prompt.memory_where is not None:  # with a cache its keys and values are in there
-            self.prompt = replace(self.prompt, memory=self.prompt.memory[rows], memory_where=self.prompt.memory_where.pick(rows))
-
-
 def _decode(
-    steps: Steps, search: Rows | Beams, process: processors.Processor, config: GenerationConfig, streamer: BaseStreamer | None
+    steps: Steps | PagedSteps, search: Rows | Beams, process: processors.Processor, config: GenerationConfig, streamer: BaseStreamer | None
 ) -> dict[str, tuple[Tensor, ...] | None]:
     """Run until the search has ended; returns the scores and logits of every step, where they are wanted."""
     asked = {
@@ -254,7 +185,7 @@ def _decode(
             return {name: tuple(values) if asked[name] else None for name, values in kept.items()}
         if soft is not None and search.length > soft:
             _warn_long(soft)
-        fewer = not any(asked.values()) and search.alive * 4 <= steps.count * 3  # leaving costs a copy of the cache
+        fewer = not any(asked.values()) and steps.drops(search.alive)
         logits = steps.next(search.text(), search.origin, search.live if fewer else None)
 
 

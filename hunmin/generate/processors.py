@@ -45,10 +45,21 @@ def build(
     own: Iterable[Processor] = (),
     allowed: Callable[[int, Tensor], list[int]] | None = None,
 ) -> LogitsProcessorList:
-    """Everything that ``config`` asks for, for ``copies`` rows an input; ``max_length`` has to be final.
+    """Everything that ``config`` asks for, for ``copies`` rows an input: :func:`constraints`, then :func:`shapers`."""
+    return LogitsProcessorList([*constraints(config, prompt, copies, own, allowed), *shapers(config)])
 
-    ``own`` are the user's processors; they run after those that constrain and before those that shape a distribution to sample from.
-    ``allowed`` gives the ids that may follow a row, by its index in the batch and its ids.
+
+def constraints(
+    config: GenerationConfig,
+    prompt: Prompt,
+    copies: int,
+    own: Iterable[Processor] = (),
+    allowed: Callable[[int, Tensor], list[int]] | None = None,
+) -> LogitsProcessorList:
+    """What forbids and favours tokens, by what a row has written; ``max_length`` has to be final.
+
+    ``own`` are the user's processors, which run last. ``allowed`` gives the ids that may follow a row, by its index in the batch and its
+    ids.
     """
     c, out, eos = config, LogitsProcessorList(), end_ids(config)
     start, source = prompt.ids.shape[1], (prompt.source, prompt.real)
@@ -74,14 +85,24 @@ def build(
     add(c.suppress_tokens, _forbidden(c.suppress_tokens or []))
     add(c.begin_suppress_tokens, _at(first, _forbidden(c.begin_suppress_tokens or [])))
     out.extend(own)
+    return out
+
+
+def shapers(config: GenerationConfig) -> LogitsProcessorList:
+    """What shapes a distribution to sample from. These look at scores only: rows of any length can go through them together."""
+    c, out = config, LogitsProcessorList()
+
+    def add(wanted: Any, process: Processor) -> None:
+        out.extend([process] if wanted else ())
+
     if c.do_sample:
-        _shape(c, add, keep=len(eos or [0]) + 1 if c.num_beams > 1 else 1)
+        _shape(c, add, keep=len(end_ids(c) or [0]) + 1 if c.num_beams > 1 else 1)
     add(c.renormalize_logits, lambda ids, scores: scores.log_softmax(-1))
     return out
 
 
-def _shape(c: GenerationConfig, add: Callable[..., None], keep: int) -> None:
-    """What shapes a distribution to sample from; at least ``keep`` tokens stay possible."""
+def _shape(c: GenerationConfig, add: Callable[[Any, Processor], None], keep: int) -> None:
+    """At least ``keep`` tokens stay possible."""
     add(c.temperature != 1.0, lambda ids, scores: scores / c.temperature)
     add(c.top_k, lambda ids, scores: _keep(scores, scores >= _largest(scores, max(c.top_k, keep))))
     add(c.top_p < 1.0, _top_p(c.top_p, keep))

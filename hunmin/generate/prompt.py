@@ -38,6 +38,11 @@ class Prompt:
         """How many tokens of padding each row has on its left, ``(B,)``; None when there is none."""
         return None if self.where.kind == "plain" else (self.where.segment >= 0).long().argmax(-1)
 
+    @property
+    def dense(self) -> bool:
+        """Whether all that hides tokens is padding on the left, not holes in the mask."""
+        return self.where.kind == "plain" or bool(((self.where.segment >= 0).long().diff(dim=-1) >= 0).all())
+
 
 def prepare(model: PreTrainedModel, inputs: Any, config: GenerationConfig, options: dict[str, Any]) -> Prompt:
     """The prompt from what the user passed; takes its own names out of ``options``. Raises InputError for what cannot be continued."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -30,13 +31,28 @@ def seeded(seed: int | None, generator: torch.Generator | None, device: torch.de
     return torch.Generator(device).manual_seed(seed)
 
 
-def race(scores: Tensor, generator: torch.Generator | None) -> Tensor:
+def drawn(generator: torch.Generator | None) -> int:
+    """A seed from ``generator``, or from PyTorch's global random numbers."""
+    return int(torch.randint(1 << 32, (), generator=generator, device=generator.device if generator is not None else None))
+
+
+def dice(seed: int, rows: Iterable[int], device: torch.device) -> list[torch.Generator]:
+    """A generator for each of ``rows``: what a row draws depends on its number only, not on the rows beside it. Row 0 has the seed."""
+    return [torch.Generator(device).manual_seed((seed + row * 0x9E3779B1) % (1 << 32)) for row in rows]
+
+
+def race(scores: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
     """Turn scores into a race ``(R, V)``: the k largest entries of a row are k tokens drawn without replacement.
 
     Dividing probabilities by exponential noise draws what ``torch.multinomial`` draws, but never makes the CPU wait for a GPU.
     """
     p = scores.softmax(-1)
-    return p / torch.empty_like(p).exponential_(1, generator=generator)
+    noise = torch.empty_like(p)
+    if isinstance(generator, list):
+        for row, own in zip(noise, generator, strict=True):
+            row.exponential_(1, generator=own)
+        return p / noise
+    return p / noise.exponential_(1, generator=generator)
 
 
 @dataclass
@@ -48,7 +64,7 @@ class Rules:
     fill: int
     stops: StoppingCriteriaList
     sample: bool = False
-    generator: torch.Generator | None = None
+    generator: torch.Generator | list[torch.Generator] | None = None  # one, or one a row
 
 
 class Rows:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from hunmin.errors import InputError, say
+from hunmin.generate.config import GenerationConfig
+from hunmin.generate.prompt import end_ids
 
 if TYPE_CHECKING:
     from hunmin.text import Tokenizer
@@ -34,6 +36,21 @@ class StoppingCriteriaList(list[Criterion]):
         for criterion in self:
             stop = stop | torch.as_tensor(criterion(input_ids, scores, **kwargs), device=input_ids.device)
         return stop
+
+
+def build(
+    config: GenerationConfig,
+    start: int,
+    own: Iterable[Criterion] = (),
+    tokenizer: Tokenizer | None = None,
+    device: torch.device | None = None,
+) -> StoppingCriteriaList:
+    """What ends a row of ``start`` prompt tokens, besides its length; its end tokens too where a ``device`` is given. Time counts from now."""
+    stops = StoppingCriteriaList([ends_with(eos, device)] if device is not None and (eos := end_ids(config)) else [])
+    stops += [after(config.max_time)] if config.max_time is not None else []
+    stops += [says(config.stop_strings, tokenizer, start)] if config.stop_strings else []
+    stops += own
+    return stops
 
 
 def ends_with(eos: list[int], device: torch.device) -> Criterion:

@@ -28,13 +28,13 @@ class Tokens:
 class Batch:
     """Input of a model. ``memory`` is an encoder output ``(B, M, C)`` computed before.
 
-    ``keep`` asks the head for the last tokens only, None not to run it.
+    ``keep`` asks the head for the last tokens only (0: all), or for some columns; None does not run it.
     """
 
     encoder: Tokens | None = None
     decoder: Tokens | None = None
     memory: Tensor | None = None
-    keep: int | None = 0
+    keep: int | Tensor | None = 0
 
 
 @dataclass
@@ -85,7 +85,8 @@ class Model(nn.Module):
         assert hidden is not None and tokens is not None
         out = None
         if self.head is not None and batch.keep is not None:
-            kept = hidden[:, -batch.keep :] if batch.keep else hidden
+            keep = batch.keep
+            kept = hidden[:, keep] if isinstance(keep, Tensor) else hidden[:, -keep:] if keep else hidden
             ids = batch.encoder.ids if batch.encoder is not None else tokens.ids
             out = self.head(kept, tokens.at, ids)
         own, other = (traces[1], traces[0]) if self.decoder is not None else (traces[0], None)

@@ -26,13 +26,17 @@ class Where:
 
     ``kind`` is known on the host, so that no GPU is read to choose a kernel: ``plain`` rows are whole sequences at consecutive positions,
     ``padded`` rows hold one sequence and padding, a ``packed`` row holds several sequences one after another.
-    ``end`` is one more than the largest position, also known on the host.
+    ``end`` is one more than the largest position, also known on the host. ``lengths`` and ``starts`` are of a packed row: how many tokens
+    of each sequence it holds, and the position of the first of them.
     """
 
     kind: Kind
 
-    def __init__(self, segment: Tensor, position: Tensor, kind: Kind, end: int, lengths: Sequence[int] = ()) -> None:
+    def __init__(
+        self, segment: Tensor, position: Tensor, kind: Kind, end: int, lengths: Sequence[int] = (), starts: Sequence[int] = ()
+    ) -> None:
         self.segment, self.position, self.kind, self.end, self.lengths = segment, position, kind, end, list(lengths)
+        self.starts = list(starts) or [0] * len(self.lengths)
         self._memo: dict[Any, Any] = {}
 
     @classmethod
@@ -56,11 +60,15 @@ class Where:
         return cls(segment, position, "padded", mask.shape[1])
 
     @classmethod
-    def packed(cls, lengths: Sequence[int], device: torch.device | str | None = None) -> Where:
-        """One row ``(1, sum(lengths))`` that holds a sequence of each length, with no padding between them."""
+    def packed(cls, lengths: Sequence[int], device: torch.device | str | None = None, starts: Sequence[int] = ()) -> Where:
+        """One row ``(1, sum(lengths))`` that holds a sequence of each length, with no padding between them.
+
+        ``starts`` are positions to begin at, where earlier tokens of the sequences lie in a cache; without them all begin at 0.
+        """
+        starts = list(starts) or [0] * len(lengths)
         segment = torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(lengths)])
-        position = torch.cat([torch.arange(n, device=device) for n in lengths])
-        return cls(segment[None], position[None], "packed", max(lengths), lengths)
+        position = torch.cat([torch.arange(s, s + n, device=device) for s, n in zip(starts, lengths, strict=True)])
+        return cls(segment[None], position[None], "packed", max(s + n for s, n in zip(starts, lengths, strict=True)), lengths, starts)
 
     @property
     def shape(self) -> torch.Size:
@@ -69,7 +77,7 @@ class Where:
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Where:
         """The same places on another device, as loops over batches move everything."""
         segment, position = (t.to(device, non_blocking=non_blocking) for t in (self.segment, self.position))
-        return Where(segment, position, self.kind, self.end, self.lengths)
+        return Where(segment, position, self.kind, self.end, self.lengths, self.starts)
 
     def memo(self, key: Any, make: Callable[[], T]) -> T:
         """``make()``, once for this object: masks, rotations and biases are the same in every layer of a forward pass."""
@@ -104,10 +112,10 @@ class Where:
         """The sequences of a packed row, each as a plain row of its own."""
 
         def cut() -> list[tuple[slice, Where]]:
-            out, start = list[tuple[slice, Where]](), 0
-            for n in self.lengths:
-                out.append((slice(start, start + n), Where.plain(1, n, device=self.position.device)))
-                start += n
+            out, column = list[tuple[slice, Where]](), 0
+            for n, start in zip(self.lengths, self.starts, strict=True):
+                out.append((slice(column, column + n), Where.plain(1, n, start, self.position.device)))
+                column += n
             return out
 
         return self.memo("parts", cut)
@@ -125,7 +133,8 @@ class Where:
 
         def measure() -> Tensor:
             if self.kind == "packed":
-                return torch.tensor(self.lengths, device=self.position.device)[self.segment]
+                ends = [start + n for start, n in zip(self.starts, self.lengths, strict=True)]
+                return torch.tensor(ends, device=self.position.device)[self.segment]
             return torch.where(self.segment >= 0, self.position, 0).amax(-1, keepdim=True).expand(self.shape) + 1
 
         return self.memo("extent", measure)
@@ -167,13 +176,14 @@ class Blocks:
 
 def _blocks(queries: Where, keys: Where) -> Blocks:
     groups: dict[tuple[int, int], list[int]] = {}
+    coarse = any(queries.starts)  # queries that continue keys need a mask anyway: a few more hidden keys cost less than another product
     for i, sizes in enumerate(zip(queries.lengths, keys.lengths, strict=True)):
-        n, m = (-(-size // 8) * 8 if size <= BRIEF else size for size in sizes)
+        n, m = (-(-size // 8) * 8 if size <= BRIEF or coarse else size for size in sizes)
         groups.setdefault((n, m), []).append(i)
     device, begun = queries.position.device, 0
     pairs, back = list[tuple[tuple[Where, Tensor], tuple[Where, Tensor]]](), torch.empty(sum(queries.lengths), dtype=torch.long)
     for members in groups.values():  # on the host, which knows all lengths
-        at, columns = _batch(queries.lengths, members)
+        at, columns = _batch(queries, members)
         real = (at.segment >= 0).flatten()
         back[columns.flatten()[real]] = begun + real.nonzero()[:, 0]
         begun += len(real)
@@ -181,17 +191,20 @@ def _blocks(queries: Where, keys: Where) -> Blocks:
         if keys is queries:
             pairs.append((query, query))
         else:
-            key_at, key_columns = _batch(keys.lengths, members)
+            key_at, key_columns = _batch(keys, members)
             pairs.append((query, (key_at.to(device), key_columns.to(device))))
     return Blocks(pairs, back.to(device))
 
 
-def _batch(lengths: Sequence[int], members: Sequence[int]) -> tuple[Where, Tensor]:
+def _batch(row: Where, members: Sequence[int]) -> tuple[Where, Tensor]:
     """Places of some sequences of a packed row as a batch ``(B, N)``, and the columns of the row."""
-    sizes = torch.tensor([lengths[i] for i in members])[:, None]
-    ends = torch.tensor(list(accumulate(lengths)))[list(members), None]
+    sizes, starts = (torch.tensor([values[i] for i in members])[:, None] for values in (row.lengths, row.starts))
+    ends = torch.tensor(list(accumulate(row.lengths)))[list(members), None]
     place = torch.arange(int(sizes.max()))
-    return Where.padded(place < sizes), ends - sizes + torch.minimum(place, sizes - 1)
+    at = Where.padded(place < sizes)
+    if bool(starts.any()):
+        at = Where(at.segment, at.position + starts, "padded", at.end + int(starts.max()))
+    return at, ends - sizes + torch.minimum(place, sizes - 1)
 
 
 def visible(q: Where, k: Where, causal: bool, window: int | None) -> Tensor:

@@ -237,6 +237,12 @@ class PeftModel(nn.Module):
             return None
         return next((self.virtual[name] for name in self.active_adapters if name in self.virtual), None)
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many tokens a prompt or prefix that acts puts in front of the text."""
+        virtual = self._acting()
+        return virtual.count if virtual is not None else 0
+
     def forward(self, input_ids: Tensor | None = None, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
         """As the base model's; ``adapter_names`` gives every row its adapter ("__base__": none)."""
         virtual = self._acting()

@@ -202,9 +202,9 @@ class Pipeline:
         """The answer of every input. Batches hold rows of similar length, so that little padding is computed."""
         prepared, answers = dict[int, Any](), dict[int, Any]()
         for i, item in enumerate(inputs):
-            with _Guard(answers, i, first, mode):
+            with Guard(answers, i, first, mode):
                 prepared[i] = self.preprocess(item, **stages[0])
-                self._warn_if_foreign(item, prepared[i])
+                self.warn_if_foreign(item, prepared[i])
         rows = [(i, window) for i, item in prepared.items() for window in (item if isinstance(item, list) else [item])]
         out: dict[int, Any] = {}
         for batch in batches([len(row["input_ids"]) for _, row in rows], size, self.budget):
@@ -214,7 +214,7 @@ class Pipeline:
                 out.update(zip(batch, self.forward([rows[r][1] for r in batch], **stages[1]), strict=True))
             except HunminError:  # one row spoils its batch: find out which
                 for r in batch:
-                    with _Guard(answers, rows[r][0], first, mode):
+                    with Guard(answers, rows[r][0], first, mode):
                         out.update({r: self.forward([rows[r][1]], **stages[1])[0]})
         windows: dict[int, list[Any]] = {}
         for r in sorted(out):
@@ -222,11 +222,11 @@ class Pipeline:
         for i, item in prepared.items():
             if i in answers:
                 continue
-            with _Guard(answers, i, first, mode):
+            with Guard(answers, i, first, mode):
                 answers[i] = self.postprocess(windows.get(i, []) if isinstance(item, list) else windows[i][0], **stages[2])
         return [answers[i] for i in range(len(inputs))]
 
-    def _warn_if_foreign(self, item: Any, prepared: Any) -> None:
+    def warn_if_foreign(self, item: Any, prepared: Any) -> None:
         """Say once that the tokenizer hardly knows what it reads: unknown tokens, or Hangul in scraps smaller than a syllable."""
         windows = cast("list[Mapping[str, Any]]", prepared if isinstance(prepared, list) else [prepared])
         ids: list[int] = windows[0]["input_ids"] if windows else []
@@ -294,7 +294,7 @@ class Pipeline:
         return self.tokenizer.pad(arguments, padding=True, padding_side=side, return_tensors="pt").to(self.device)
 
 
-class _Guard:
+class Guard:
     """Turns an error about one input into its answer, or says which input it was about."""
 
     def __init__(self, answers: dict[int, Any], index: int, first: int, mode: OnError) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from threading import Event
 from typing import Any, cast
 
-from hunmin.errors import InputError, say
-from hunmin.pipelines.base import Pipeline, Rows
+from hunmin.errors import HunminError, InputError, say
+from hunmin.generate import Engine, GenerationConfig, Request
+from hunmin.generate.paged import served
+from hunmin.pipelines.base import LOOK_AHEAD, Guard, OnError, Pipeline, Rows
+from hunmin.pipelines.feed import in_thread
 from hunmin.text import BatchEncoding
 
 # For pipelines whose model and caller say nothing: open-ended text wants some chance, and an end.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 LENGTHS = ("max_length", "max_new_tokens")
+# Options with which one call of ``generate`` answers one batch
+ALONE = frozenset("streamer past_key_values return_dict_in_generate output_scores output_logits".split())
 
 
 def is_chat(value: Any) -> bool:
@@ -84,22 +90,70 @@ class TextGenerationPipeline(Pipeline):
             out.update(zip(rows, super().forward([items[i] for i in rows], **options), strict=True))
         return [out[i] for i in range(len(items))]
 
-    def _forward(self, batch: BatchEncoding, **generation: Any) -> Rows:
-        """Generate; new token ids ``(num_return_sequences, new)`` for every prompt."""
-        ids, own = batch["input_ids"], self.model.generation_config
-        settled = set(generation) | (own.given if own is not None else set())
+    def _settled(self, generation: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        """The options of ``generate`` with our defaults where caller and model say nothing, and whether the length is one of these."""
+        own = self.model.generation_config
+        given, settled = generation.get("generation_config"), set(generation) | (own.given if own is not None else set())
+        settled |= given.given if given is not None else set()
+        generation = dict(generation)
         for key, value in DEFAULTS.items():
             if not settled & (set(LENGTHS) if key in LENGTHS else {key}):
                 generation[key] = value
-        if "max_new_tokens" in generation and "max_new_tokens" not in settled:  # our default, not the caller's wish
-            generation["max_new_tokens"] = self.new_tokens(generation["max_new_tokens"], ids.shape[1])
         if not generation.get("do_sample", own is not None and own.do_sample):
             generation.pop("temperature", None)
         if "stop_strings" in generation:
             generation.setdefault("tokenizer", self.tokenizer)
+        return generation, "max_new_tokens" in generation and "max_new_tokens" not in settled
+
+    def _forward(self, batch: BatchEncoding, **generation: Any) -> Rows:
+        """Generate; new token ids ``(num_return_sequences, new)`` for every prompt."""
+        ids = batch["input_ids"]
+        generation, ours = self._settled(generation)
+        if ours:  # not the caller's wish
+            generation["max_new_tokens"] = self.new_tokens(generation["max_new_tokens"], ids.shape[1])
         out = self.model.generate(ids, attention_mask=batch["attention_mask"], **generation)
         each = len(out) // len(ids)
         return [{"new": rows} for rows in out[:, ids.shape[1] :].unflatten(0, (-1, each)).tolist()]
+
+    # -------------------------------------------------------------- many
+
+    def _engine(self, size: Any, generation: dict[str, Any]) -> Engine | None:
+        """What runs many prompts; None where ``generate`` has to: beams, a streamer, a stage that a subclass has replaced."""
+        if type(self)._forward is not TextGenerationPipeline._forward or type(self).forward is not TextGenerationPipeline.forward:
+            return None
+        options, ours = self._settled(generation)
+        beams = (options.get("generation_config") or GenerationConfig()).over(self.model.generation_config).num_beams
+        if not served(self.model) or options.get("num_beams", beams) != 1 or options.get("use_cache") is False or set(options) & ALONE:
+            return None
+        engine = Engine(self.model, rows=size if isinstance(size, int) else None, **options)
+        engine.told = engine.told and not ours
+        return engine
+
+    def _stream(
+        self, inputs: Iterator[Any], size: Any, stages: list[dict[str, Any]], mode: OnError, *, ahead: bool = False
+    ) -> Iterator[Any]:
+        """Prompts run as soon as there is room for them; answers come in the order of the inputs.
+
+        ``ahead`` computes the next ones in a thread while the caller works with these; inputs are always taken in the caller's thread.
+        """
+        generation = dict(stages[1])
+        chance = {key: generation.pop(key) for key in ("seed", "generator") if key in generation}
+        engine = self._engine(size, generation)
+        if engine is None:
+            yield from super()._stream(inputs, size, stages, mode, ahead=ahead)
+            return
+
+        def answer(source: Iterator[Any], cancelled: Event | None) -> Iterator[Any]:
+            prompts, answers = Prompts(self, source, stages[0]), dict[int, Any]()
+            for result in engine.run(prompts, on_error="skip", cancelled=cancelled, **chance):
+                item = prompts.items.pop(result.index, BatchEncoding())
+                with Guard(answers, result.index, 0, mode):
+                    if result.error is not None:
+                        raise result.error
+                    answers[result.index] = self.postprocess({**self._extras(item), "new": result.new}, **stages[2])
+                yield answers.pop(result.index)
+
+        yield from in_thread(inputs, answer, LOOK_AHEAD) if ahead else answer(inputs, None)
 
     def postprocess(
         self,
@@ -129,3 +183,26 @@ class TextGenerationPipeline(Pipeline):
             else:
                 answers.append({"generated_text": prompt + text if full else text})
         return answers
+
+
+class Prompts(Iterator[Request]):
+    """Inputs as requests, prepared when the engine has room for them. ``items`` has what ``preprocess`` made of those that run."""
+
+    def __init__(self, pipe: TextGenerationPipeline, inputs: Iterator[Any], options: dict[str, Any]) -> None:
+        self.pipe, self.inputs, self.options, self.items, self.count = pipe, inputs, options, dict[int, BatchEncoding](), 0
+
+    def ready(self) -> bool:
+        """Whether the next input need not be waited for."""
+        ready = getattr(self.inputs, "ready", None)
+        return ready is None or ready()
+
+    def __next__(self) -> Request:
+        given, index = next(self.inputs), self.count
+        self.count += 1
+        try:
+            item = self.pipe.preprocess(given, **self.options)
+            self.pipe.warn_if_foreign(given, item)
+        except HunminError as error:
+            return Request([], error=error)
+        self.items[index] = item
+        return Request(item["input_ids"])

@@ -1,0 +1,200 @@
+"""A decoder over pages: many sequences of any length, each read once and then grown token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hunmin.generate.twin import Twin
+from hunmin.nn.attention import Attention
+from hunmin.nn.paged import Reading
+from hunmin.nn.pages import SIZE, Pages
+
+if TYPE_CHECKING:
+    from hunmin.model import PreTrainedModel
+
+READ = 2048  # prompt tokens of one forward pass: enough for the matrix units, little enough for memory; longer prompts are read in parts
+GENEROUS = 1 << 30  # bytes: the pool may begin this large on a CPU, which commits memory as it is written
+
+
+class Stepper(Protocol):
+    """One step of decoding: R rows get a token each."""
+
+    def step(self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages) -> Tensor:
+        """ids ``(R,)`` int64 on the model's device; table ``(R, P)`` int32, the pages of each row, and lengths ``(R,)`` int32, its tokens
+        before this one, on the CPU. Writes the new keys and values into the pages; returns logits ``(R, V)`` fp32."""
+        ...
+
+
+def stepper(model: PreTrainedModel, pages: Pages, deterministic: bool) -> Stepper:
+    """What steps: the only place that chooses."""
+    return Twin(model, alone=deterministic)
+
+
+def served(model: Any) -> bool:
+    """Whether a model can work on pages: a decoder alone, without virtual tokens in front of its text."""
+    if model.both or model.decoder is None or getattr(model, "virtual_tokens", 0):
+        return False
+    return all(type(layer.attn) is Attention for layer in model.decoder.stack.layers)
+
+
+def token_bytes(model: PreTrainedModel, rounded: bool) -> int:
+    """Memory that the keys and values of one token take."""
+    assert model.decoder is not None
+    return Pages.of(model.decoder.stack, model.dtype, model.device, count=1, rounded=rounded).token_bytes
+
+
+class Row:
+    """A sequence in the cache: its pages, in order, and how many tokens lie in them."""
+
+    __slots__ = ("length", "pages")
+
+    def __init__(self, pages: Iterable[int] = (), length: int = 0) -> None:
+        self.pages, self.length = list(pages), length
+
+
+class Paged:
+    """The model, its pages and its decode step. Whoever uses it decides which rows run.
+
+    ``sharing``: full pages of tokens that were read before are not read again. ``deterministic``: what a row gets does not depend on the
+    rows beside it; prompts are then read one by one, and share nothing. ``part`` tokens of prompts are read in one forward pass.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        count: int = 64,
+        limit: int | None = None,
+        rounded: bool = False,
+        sharing: bool = True,
+        deterministic: bool = False,
+        part: int = READ,
+    ) -> None:
+        assert model.decoder is not None
+        self.model, self.deterministic, self.part = model, deterministic, part
+        ropes = [module.spec.rope for module in model.decoder.stack.modules() if isinstance(module, Attention)]
+        self.whole = any(rope is not None and rope.by_length for rope in ropes)  # angles follow from the length of the whole prompt
+        self.sharing = sharing and not deterministic and not self.whole
+        stack, device = model.decoder.stack, model.device
+        each = SIZE * token_bytes(model, rounded)
+        count = min(count, max(64, GENEROUS // each)) if device.type == "cpu" else 64
+        self.pages = Pages.of(stack, model.dtype, device, count=count, limit=limit, rounded=rounded)
+        self.stepper = stepper(model, self.pages, deterministic)
+
+    # -------------------------------------------------------------- prompts
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> tuple[list[Row], Tensor]:
+        """Rows of all prompts, and logits after each ``(R, V)``. Prompts that begin alike wait for the first of them."""
+        rows = [Row() for _ in prompts]
+        names = [self._names(ids) for ids in prompts]
+        out: list[Tensor | None] = [None] * len(prompts)
+        waiting = list(range(len(prompts)))
+        try:
+            while waiting:
+                now = self._together(waiting, prompts, rows, names)
+                logits = self._pass([prompts[i] for i in now], [rows[i] for i in now])
+                for i, each in zip(now, logits, strict=True):
+                    self._remember(rows[i], names[i])
+                    if rows[i].length == len(prompts[i]):
+                        out[i] = each
+                waiting = [i for i in waiting if out[i] is None]
+        except BaseException:
+            for row in rows:
+                self.drop(row)
+            raise
+        return rows, torch.stack([each for each in out if each is not None])
+
+    def _together(
+        self, waiting: Sequence[int], prompts: Sequence[Sequence[int]], rows: Sequence[Row], names: Sequence[list[bytes]]
+    ) -> list[int]:
+        """The prompts of the next pass: as many as its tokens allow, of those with a common beginning only one."""
+        chosen, tokens, coming = list[int](), 0, set[bytes]()
+        for i in waiting:
+            row = rows[i]
+            if not row.length:
+                self._find(row, names[i])
+            begun = row.length // SIZE
+            if begun < len(names[i]) and names[i][begun] in coming:
+                continue  # somebody in this pass reads the same
+            left = len(prompts[i]) - row.length
+            if chosen and (self.deterministic or tokens + left > self.part):
+                break
+            chosen.append(i)
+            tokens += left
+            coming.update(names[i][begun:])
+        return chosen
+
+    def _pass(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Tensor:
+        """Read the next tokens of some prompts into their pages; logits after the last one of each ``(R, V)``."""
+        starts = [row.length for row in rows]
+        whole = self.whole or len(rows) > 1
+        parts = [ids[s : len(ids) if whole else s + self.part] for ids, s in zip(prompts, starts, strict=True)]
+        for row, part in zip(rows, parts, strict=True):
+            row.pages += self.pages.take(-(-(row.length + len(part)) // SIZE) - len(row.pages))
+        view = Reading(self.pages, [row.pages for row in rows], starts, [len(part) for part in parts])
+        ids = torch.tensor([[i for part in parts for i in part]], device=self.model.device)
+        ends = torch.tensor([len(part) for part in parts], device=ids.device).cumsum(0) - 1
+        logits = self.model(ids, where=view.where, past_key_values=view, logits_to_keep=ends).logits[0].float()
+        for row, part in zip(rows, parts, strict=True):
+            row.length += len(part)
+        return logits
+
+    # -------------------------------------------------------------- common beginnings
+
+    def _names(self, ids: Sequence[int]) -> list[bytes]:
+        """A name for every full page of a prompt but for its last token, which has to be read: a digest of all tokens up to its end."""
+        if not self.sharing:
+            return []
+        digest, out = blake2b(digest_size=16), list[bytes]()
+        for end in range(SIZE, len(ids), SIZE):
+            digest.update(torch.tensor(ids[end - SIZE : end]).numpy().tobytes())
+            out.append(digest.digest())
+        return out
+
+    def _find(self, row: Row, names: Sequence[bytes]) -> None:
+        """Give a row the pages of its beginning that are there, in place of those that it found before."""
+        found = list[int]()
+        for name in names:
+            if (page := self.pages.find(name)) is None:
+                break
+            found.append(page)
+        self.pages.share(found)
+        self.drop(row)
+        row.pages, row.length = found, len(found) * SIZE
+
+    def _remember(self, row: Row, names: Sequence[bytes]) -> None:
+        for page, name in zip(row.pages[: row.length // SIZE], names, strict=False):
+            self.pages.name(page, name)
+
+    # -------------------------------------------------------------- rows
+
+    def step(self, rows: Sequence[Row], ids: Tensor) -> Tensor:
+        """Logits ``(R, V)`` after the next tokens ``ids`` ``(R,)`` of some rows."""
+        pages = self.pages
+        for row in rows:
+            if row.length == len(row.pages) * SIZE:
+                row.pages += pages.take()
+            elif pages.owners[row.pages[-1]] > 1:
+                row.pages[-1] = pages.own(row.pages[-1])
+        width = max(len(row.pages) for row in rows)
+        table = torch.tensor([row.pages + [0] * (width - len(row.pages)) for row in rows], dtype=torch.int32)
+        lengths = torch.tensor([row.length for row in rows], dtype=torch.int32)
+        logits = self.stepper.step(ids, table, lengths, pages)
+        for row in rows:
+            row.length += 1
+        return logits
+
+    def fork(self, row: Row) -> Row:
+        """Another row with the same tokens; pages are copied when one of the two writes to them."""
+        self.pages.share(row.pages)
+        return Row(row.pages, row.length)
+
+    def drop(self, row: Row) -> None:
+        """Give the pages of a row back."""
+        self.pages.release(row.pages)
+        row.pages, row.length = [], 0
