@@ -5,8 +5,9 @@
 book: a 6-layer, 256-wide BERT with the settings of a course: batch 8, every headline padded to 512 tokens. mixed: MiniLM on texts of mixed
 length, Transformers with dynamic padding. lora: LoRA on SmolLM2, 512 tokens a row, batch 4. Every run is a process of its own, so that peak
 memory is that run's; libraries take turns, and printed are medians over the rounds, and of the ratios within each
-round. The losses of the last
-steps are printed so that one sees that both learn the same.
+round. Rows a second are those
+of the whole run; "steady" leaves out its first quarter, in which memory and threads are set up, and "CPU ms" is the processor time of a row then,
+of all threads. The losses of the last steps are printed so that one sees that both learn the same.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def rows_of(part: str, folder: str, count: int) -> list[dict[str, Any]]:
 
 
 def train(library: str, part: str, folder: str, count: int, threads: int) -> dict[str, Any]:
-    """One run; rows a second without loading, the losses, and the peak of memory beyond what the process had before."""
+    """One run without loading: rows a second, also without its first quarter (``steady``, ``cpu`` seconds a row),
+    losses, peak of memory."""
     import torch
 
     torch.set_num_threads(threads)
@@ -113,14 +115,24 @@ def train(library: str, part: str, folder: str, count: int, threads: int) -> dic
             more["processing_class"] = used.AutoTokenizer.from_pretrained(folder)
     if own:
         settings["html_report"] = False
+    ends = list[tuple[float, float]]()  # of every step, by the clock and in CPU time
+
+    class Clock(used.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append((time.perf_counter(), time.process_time()))
+
     with tempfile.TemporaryDirectory() as output:
-        run = used.Trainer(model, used.TrainingArguments(output, **settings), train_dataset=rows, **more)  # type: ignore[attr-defined]
+        arguments = used.TrainingArguments(output, **settings)  # type: ignore[attr-defined]
+        run = used.Trainer(model, arguments, train_dataset=rows, callbacks=[Clock], **more)  # type: ignore[attr-defined]
         began = time.perf_counter()
         run.train()
         seconds = time.perf_counter() - began
+    first, rest = ends[len(ends) // 4], ends[-1]  # after a quarter of the steps: what happens once is over
+    done = (len(ends) - 1 - len(ends) // 4) * settings["per_device_train_batch_size"]
+    steady = {"steady": done / (rest[0] - first[0]), "cpu": (rest[1] - first[1]) / done} if done > 0 else {"steady": 0.0, "cpu": 0.0}
     losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
-    return {"rate": count / seconds, "losses": losses, "peak": peak}
+    return {"rate": count / seconds, **steady, "losses": losses, "peak": peak}
 
 
 def main() -> None:
@@ -163,14 +175,20 @@ def compare(part: str, rows: int, runs: int, threads: int) -> None:
                 found[library].append(json.loads(done.stdout.strip().splitlines()[-1]))
     peer = next(name for name in LIBRARIES[part] if not name.startswith("Hunmin"))
     print(f"\n{part}: {rows} rows, {runs} rounds, {threads} threads")
-    print(f"  {'':20}{'rows/s':>8}{'range':>14}{'over ' + peer:>20}{'peak MB':>10}{'ratio':>8}   last losses")
+    print(
+        f"  {'':18}{'rows/s':>8}{'range':>14}{'steady':>8}{'CPU ms':>8}{'over ' + peer:>20}{'steady':>8}{'peak MB':>9}{'ratio':>6}  last losses"
+    )
     for library, results in found.items():
-        over = statistics.median(a["rate"] / b["rate"] for a, b in zip(results, found[peer], strict=True))
+        over, steadily = (
+            statistics.median(a[key] / (b[key] or 1.0) for a, b in zip(results, found[peer], strict=True)) for key in ("rate", "steady")
+        )
         rates = [r["rate"] for r in results]
-        peak, base = (statistics.median(r["peak"] for r in found[name]) for name in (library, peer))
+        rate, steady, cpu, peak = (statistics.median(r[key] for r in results) for key in ("rate", "steady", "cpu", "peak"))
+        share = peak / statistics.median(r["peak"] for r in found[peer])
         tail = " ".join(f"{x:.4f}" for x in results[-1]["losses"][-4:])
         span = f"{min(rates):.1f}-{max(rates):.1f}"
-        print(f"  {library:20}{statistics.median(rates):8.1f}{span:>14}{over:19.1f}x{peak:10.0f}{peak / base:8.2f}   {tail}", flush=True)
+        speed = f"{rate:8.1f}{span:>14}{steady:8.1f}{cpu * 1000:8.1f}{over:19.1f}x{steadily:7.1f}x"
+        print(f"  {library:18}{speed}{peak:9.0f}{share:6.2f}  {tail}", flush=True)
 
 
 if __name__ == "__main__":

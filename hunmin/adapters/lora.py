@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from hunmin.adapters.attach import Part, Weights, beside
 from hunmin.errors import InputError, say
+from hunmin.nn.dropout import drop
+from hunmin.nn.linear import linear
 
 INITS = (True, False, "gaussian", "pissa", "olora")
 
@@ -90,7 +92,7 @@ class LoRA(Part):
     def _product(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if self.tokens:
             return F.embedding(x, a.T) @ b.T
-        return F.linear(F.linear(F.dropout(x.to(a.dtype), self.recipe.dropout, self.training), a), b)
+        return linear(linear(drop(x.to(a.dtype), self.recipe.dropout, self.training), a), b)
 
     @torch.no_grad()
     def _norm(self, layer: Any) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hunmin.nn.attention import Attention, Context, attend, weigh
+from hunmin.nn.dropout import drop
 from hunmin.nn.embed import TokenEmbedding
 from hunmin.nn.layers import Layer, activation
 from hunmin.nn.linear import Conv1d, Linear
@@ -66,7 +67,7 @@ class Disentangled(Attention):
         q, k, v = (self._heads(project, x) for project in (self.q, self.k, self.v))
         far, sides = bias if isinstance(bias, Distances) and self.kinds else None, dict[str, Tensor]()
         if far is not None:
-            table = F.dropout(far.vectors(at), self.dropout, self.training)
+            table = drop(far.vectors(at), self.dropout, self.training)
             both = {"c2p": self.pos_k or self.k, "p2c": self.pos_q or self.q}
             sides = {kind: self._heads(both[kind], table) * (self.spec.scale or 1.0) for kind in self.kinds}
 
@@ -103,7 +104,7 @@ class Convolved(Layer):
         near = F.pad(x, (0, 0, size // 2, size // 2)).unfold(1, size, 1)  # (B, N, C, size)
         near = near.masked_fill(((segments != at.segment[..., None]) | (segments < 0))[:, :, None], 0.0)
         y = self.conv(near.transpose(1, 2).flatten(2)).transpose(1, 2)
-        y = self.act(F.dropout(y, self.dropout, self.training))
+        y = self.act(drop(y, self.dropout, self.training))
         return self.conv_norm(super().forward(x, at, context, use, bias) + y)
 
 
@@ -115,4 +116,4 @@ class Narrow(TokenEmbedding):
         self.project, self.norm = Linear(spec.width, width, bias=False), build_norm(norm, width)
 
     def finish(self, x: Tensor) -> Tensor:
-        return F.dropout(self.norm(self.project(x)), self.spec.dropout, self.training)
+        return drop(self.norm(self.project(x)), self.spec.dropout, self.training)

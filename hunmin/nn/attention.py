@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunmin.nn.cache import Cache
+from hunmin.nn.dropout import drop
 from hunmin.nn.linear import Linear
 from hunmin.nn.norm import build_norm
 from hunmin.nn.positions import RelativeBias, rotate
@@ -45,11 +47,12 @@ def attend(
     # Sequences of about one length together: hardly any work is spent on pairs that cannot see each other.
     if at.kind == keys_at.kind == "packed" and not isinstance(bias, Tensor):
         blocks = at.blocks(keys_at)
-        parts = [
-            attend(_rows(q, i), _rows(k, j), _rows(v, j), queries, keys, spec, bias, dropout) for (queries, i), (keys, j) in blocks.pairs
-        ]
-        return torch.cat([y.flatten(0, 1) for y in parts]).index_select(0, blocks.back)[None]
-    if spec.softcap is not None or _brief(q, k):
+        q, k, v = (t[0].index_select(0, columns) for t, columns in ((q, blocks.queries), (k, blocks.keys), (v, blocks.keys)))
+        queries, keys = zip(*blocks.pairs, strict=True)
+        parts = (_cut(q, queries), _cut(k, keys), _cut(v, keys), queries, keys)
+        out = [attend(*part, spec, bias, dropout).flatten(0, 1) for part in zip(*parts, strict=True)]
+        return torch.cat(out).index_select(0, blocks.back)[None]
+    if spec.softcap is not None or _brief(q, k) or (dropout and q.device.type == "cpu"):  # whose fused kernel knows no dropout
         return weigh(q, k, v, at, keys_at, spec, bias, dropout)[0]
     causal = spec.causal and at is keys_at and at.kind == "plain" and bias is None and (spec.window is None or spec.window >= at.end)
     mask = None if causal else scores_mask(at, keys_at, spec, bias, q.dtype)
@@ -68,9 +71,9 @@ def attend(
     return y.transpose(1, 2)
 
 
-def _rows(x: Tensor, columns: Tensor) -> Tensor:
-    """x ``(1, N, H, D)`` at ``columns`` ``(B, M)`` -> ``(B, M, H, D)``; the gradient of ``index_select`` is far faster than that of ``x[0, i]``."""
-    return x[0].index_select(0, columns.flatten()).unflatten(0, columns.shape)
+def _cut(x: Tensor, places: Sequence[Where]) -> list[Tensor]:
+    """x ``(N, H, D)`` in pieces ``(B, M, H, D)`` as ``places`` ``(B, M)`` lie one after another in it."""
+    return [part.unflatten(0, at.shape) for part, at in zip(x.split([at.shape.numel() for at in places]), places, strict=True)]
 
 
 def _brief(q: Tensor, k: Tensor) -> bool:
@@ -101,7 +104,7 @@ def weigh(
         scores = spec.softcap * torch.tanh(scores / spec.softcap)
     mask = scores_mask(at, keys_at, spec, bias, q.dtype)
     weights = (scores if mask is None else scores + mask).softmax(-1)  # sums in fp32, whatever the dtype
-    return (F.dropout(weights, dropout) @ v).transpose(1, 2), weights
+    return (drop(weights, dropout) @ v).transpose(1, 2), weights
 
 
 class Attention(nn.Module):

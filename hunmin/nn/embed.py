@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunmin.errors import InputError, say
+from hunmin.nn.dropout import drop
 from hunmin.nn.linear import Embedding, Linear
 from hunmin.nn.norm import build_norm
 from hunmin.nn.positions import sinusoids
@@ -56,7 +56,7 @@ class TokenEmbedding(nn.Module):
     def finish(self, x: Tensor) -> Tensor:
         """What follows the sum of the embeddings."""
         x = self.norm(x) if self.norm is not None else x
-        x = F.dropout(x, self.spec.dropout, self.training)
+        x = drop(x, self.spec.dropout, self.training)
         return self.project(x) if self.project is not None else x
 
     def check(self, ids: Tensor | None, rows: int | None = None) -> Tensor:

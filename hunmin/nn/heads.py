@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunmin.errors import InputError, say
+from hunmin.nn.dropout import drop
 from hunmin.nn.layers import activation
 from hunmin.nn.linear import Linear
 from hunmin.nn.norm import build_norm
@@ -71,9 +71,9 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor, at: Where, ids: Tensor | None = None) -> Tensor:
         """Dropouts: before the hidden layer, and after it."""
-        x = F.dropout(self._pooled(x, at, ids), self.dropout[0], self.training)
+        x = drop(self._pooled(x, at, ids), self.dropout[0], self.training)
         if self.dense is not None and self.act is not None:
-            x = F.dropout(self.act(self.dense(x)), self.dropout[1], self.training)
+            x = drop(self.act(self.dense(x)), self.dropout[1], self.training)
         return self.out(x)
 
     def _pooled(self, x: Tensor, at: Where, ids: Tensor | None) -> Tensor:

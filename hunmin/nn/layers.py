@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hunmin.errors import ConfigError, say
 from hunmin.nn.attention import Attention, Context
+from hunmin.nn.dropout import drop
 from hunmin.nn.linear import Linear
 from hunmin.nn.norm import build_norm
 from hunmin.nn.positions import RelativeBias
@@ -63,7 +64,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.up(x)) if self.gate is None else self.act(self.gate(x)) * self.up(x)
         y = y.to(self.down.dtype)  # kept in fp32 where fp16 would overflow
-        return self.down(F.dropout(y, self.dropout, self.training))
+        return self.down(drop(y, self.dropout, self.training))
 
 
 class Layer(nn.Module):
@@ -85,7 +86,7 @@ class Layer(nn.Module):
 
     def _add(self, x: Tensor, sublayer: Callable[[Tensor], Tensor], norm: nn.Module, out_norm: nn.Module | None = None) -> Tensor:
         y = sublayer(x if self.order == "post" else norm(x))
-        y = F.dropout(out_norm(y) if out_norm else y, self.dropout, self.training)
+        y = drop(out_norm(y) if out_norm else y, self.dropout, self.training)
         return norm(x + y) if self.order == "post" else x + y
 
     def forward(self, x: Tensor, at: Where, context: Context, use: int, bias: RelativeBias | None) -> Tensor:
@@ -122,7 +123,7 @@ class Transformer(nn.Module):
             else:
                 x = layer(x, at, context, use, self.bias)
         x = self.norm(x) if self.norm is not None else x
-        x = F.dropout(x, self.spec.final_dropout, self.training)
+        x = drop(x, self.spec.final_dropout, self.training)
         if hidden is not None:
             hidden.append(x)
         return x

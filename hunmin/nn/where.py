@@ -17,6 +17,7 @@ from torch import Tensor
 from hunmin.errors import InputError, say
 
 BRIEF = 64  # tokens
+SPARE = 1024  # pairs of a query and a key: computing so many for nothing costs less than another batch
 T = TypeVar("T")
 Kind = Literal["plain", "padded", "packed"]
 
@@ -166,34 +167,52 @@ def kept(values: Tensor, mask: Tensor) -> Tensor:
 class Blocks:
     """Packed sequences as batches. Places beyond the end of a sequence repeat its last token, and nobody looks at them.
 
-    ``pairs`` are queries and keys of each batch: their places, and which column of the row stands there ``(B, N)``.
-    ``back`` ``(N,)`` says for every column of the queries' row where it is when all batches lie one after another.
+    ``pairs`` are the places ``(B, N)`` of queries and keys of each batch. ``queries`` and ``keys`` say, for all batches one after another,
+    which column of the row stands there; ``back`` says for every column of the queries' row where it is then.
     """
 
-    pairs: list[tuple[tuple[Where, Tensor], tuple[Where, Tensor]]]
+    pairs: list[tuple[Where, Where]]
+    queries: Tensor
+    keys: Tensor
     back: Tensor
 
 
 def _blocks(queries: Where, keys: Where) -> Blocks:
+    device, begun = queries.position.device, 0
+    pairs, columns, key_columns = list[tuple[Where, Where]](), list[Tensor](), list[Tensor]()
+    back = torch.empty(sum(queries.lengths), dtype=torch.long)
+    for members in _alike(queries, keys):  # on the host, which knows all lengths
+        at, places = _batch(queries, members)
+        key_at, key_places = (at, places) if keys is queries else _batch(keys, members)
+        real = (at.segment >= 0).flatten()
+        back[places.flatten()[real]] = begun + real.nonzero()[:, 0]
+        begun += len(real)
+        query = at.to(device)
+        pairs.append((query, query if keys is queries else key_at.to(device)))
+        columns.append(places.flatten())
+        key_columns.append(key_places.flatten())
+    taken = torch.cat(columns).to(device)
+    return Blocks(pairs, taken, taken if keys is queries else torch.cat(key_columns).to(device), back.to(device))
+
+
+def _alike(queries: Where, keys: Where) -> list[list[int]]:
+    """Numbers of sequences whose lengths are about the same, the shortest first."""
     groups: dict[tuple[int, int], list[int]] = {}
     coarse = any(queries.starts)  # queries that continue keys need a mask anyway: a few more hidden keys cost less than another product
     for i, sizes in enumerate(zip(queries.lengths, keys.lengths, strict=True)):
         n, m = (-(-size // 8) * 8 if size <= BRIEF or coarse else size for size in sizes)
         groups.setdefault((n, m), []).append(i)
-    device, begun = queries.position.device, 0
-    pairs, back = list[tuple[tuple[Where, Tensor], tuple[Where, Tensor]]](), torch.empty(sum(queries.lengths), dtype=torch.long)
-    for members in groups.values():  # on the host, which knows all lengths
-        at, columns = _batch(queries, members)
-        real = (at.segment >= 0).flatten()
-        back[columns.flatten()[real]] = begun + real.nonzero()[:, 0]
-        begun += len(real)
-        query = at.to(device), columns.to(device)
-        if keys is queries:
-            pairs.append((query, query))
+    out, last = list[list[int]](), (0, 0)
+    for size, members in sorted(groups.items()):
+        width = max(size[0], last[0]), max(size[1], last[1])
+        more = [(len(out[-1]), last), (len(members), size)] if out else []
+        if out and sum(count * (width[0] * width[1] - n * m) for count, (n, m) in more) <= SPARE:
+            out[-1] += members
+            last = width
         else:
-            key_at, key_columns = _batch(keys, members)
-            pairs.append((query, (key_at.to(device), key_columns.to(device))))
-    return Blocks(pairs, back.to(device))
+            out.append(members)
+            last = size
+    return out
 
 
 def _batch(row: Where, members: Sequence[int]) -> tuple[Where, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from hunmin.train.arguments import TrainingArguments, bad
 from hunmin.train.staged import layerwise_parameters
 
 Group = dict[str, Any]
+Kind = TypeVar("Kind", bound=Optimizer)
 # Optimizers of other packages: (module, class, options).
 FOREIGN: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{
@@ -29,6 +31,13 @@ FOREIGN: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 SPREADABLE = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "sgd", "adagrad", "rmsprop", "lion", "muon")  # know parameters in shards
 OWN = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adafactor", "sgd", "adagrad", "rmsprop", "lion", "muon")
+
+
+def light(kind: type[Kind]) -> type[Kind]:
+    """``kind`` without what keeps torch's compiler off its methods: that imports the compiler, a second of the first step of every run."""
+    marked = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    own = {name: inspect.unwrap(getattr(kind, name)) for name in marked}
+    return cast("type[Kind]", type(kind.__name__, (kind,), {**own, "step": torch.no_grad()(inspect.unwrap(kind.step))}))
 
 
 class Lion(Optimizer):
@@ -109,14 +118,14 @@ def create_optimizer(groups: list[Group], arguments: TrainingArguments) -> Optim
     try:
         match name:
             case "adamw_torch" | "adamw_torch_fused" | "adamw_hf":
-                return torch.optim.AdamW(groups, lr=lr, fused=_fusible(groups) or None, **adam | more)
+                return light(torch.optim.AdamW)(groups, lr=lr, fused=_fusible(groups) or None, **adam | more)
             case "adafactor":
-                return torch.optim.Adafactor(groups, lr=lr, **more)
+                return light(torch.optim.Adafactor)(groups, lr=lr, **more)
             case "sgd" | "adagrad" | "rmsprop":
                 kind = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop}[name]
-                return kind(groups, lr=lr, **more)
+                return light(kind)(groups, lr=lr, **more)
             case "lion":
-                return Lion(groups, lr=lr, **{"betas": adam["betas"], **more})
+                return light(Lion)(groups, lr=lr, **{"betas": adam["betas"], **more})
             case "muon":
                 return _muon(groups, lr, adam, more)
             case _:

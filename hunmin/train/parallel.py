@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hunmin.errors import InputError, say
 
@@ -182,7 +183,12 @@ def clip(model: Any, arguments: Any) -> float | None:
     """The norm of all gradients, which are then at most ``max_grad_norm``; None where they have no limit."""
     held, limit = [p for p in model.parameters() if p.grad is not None], arguments.max_grad_norm
     if not sharded(arguments):
-        return torch.nn.utils.clip_grad_norm_(held, limit).item() if limit else None
+        if not limit:
+            return None
+        norm = get_total_norm([p.grad for p in held if p.grad is not None])
+        if (size := norm.item()) + 1e-6 > limit:  # else they stay as they are, and nothing has to touch them
+            clip_grads_with_norm_(held, limit, norm)
+        return size
     from hunmin.train import sharding
 
     sharding.settle(held)

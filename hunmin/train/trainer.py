@@ -26,7 +26,7 @@ from hunmin.train.checkpoint import Checkpoints
 from hunmin.train.collators import DataCollatorWithPadding, default_data_collator
 from hunmin.train.data import Batch, Batches, Collate, sized, to_device, without_unused
 from hunmin.train.evaluate import Evaluation
-from hunmin.train.extras import MovingAverage, compiled, noisy_embeddings, out_of_memory, uncompiled
+from hunmin.train.extras import MovingAverage, compiled, memory_kept, noisy_embeddings, out_of_memory, uncompiled
 from hunmin.train.flow import Flow
 from hunmin.train.items import check_labels, count_items, loss_alone, mean_loss, no_loss, rows_of, tokens_of
 from hunmin.train.optim import create_optimizer, groups_of
@@ -236,7 +236,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
         if args.torch_compile:
             self.model_wrapped = compiled(self.model_wrapped, args)
         try:
-            with noisy_embeddings(self.model, args.neftune_noise_alpha):
+            with noisy_embeddings(self.model, args.neftune_noise_alpha), memory_kept():
                 return self._run(data, skip)
         except (RuntimeError, MemoryError) as error:
             if not explain or not out_of_memory(error):
