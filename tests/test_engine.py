@@ -63,11 +63,20 @@ def got(engine: Engine, rows: Any, **options: Any) -> list[list[int]]:
     return [r.new[0] for r in results]
 
 
+@pytest.fixture
+def twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch steps, also where the CPU kernels could."""
+    monkeypatch.setattr("hunmin.generate.paged.Program.of", lambda model: None)
+
+
 # ------------------------------------------------------------------ what each request gets
 
 
+@pytest.mark.parametrize("native", [False, True], ids=["twin", "native"])
 @pytest.mark.parametrize("name", DECODERS)
-def test_each_request_gets_what_it_would_get_alone(name: str) -> None:
+def test_each_request_gets_what_it_would_get_alone(name: str, native: bool, request: pytest.FixtureRequest) -> None:
+    if not native:
+        request.getfixturevalue("twin")
     rows = prompts()
     free = alone(name, rows[:5], max_new_tokens=9, eos_token_id=None)
     options = {"max_new_tokens": 9, "eos_token_id": [free[0][3], free[4][5]]}
@@ -168,6 +177,7 @@ def test_deterministic_is_bit_for_bit(options: dict[str, Any]) -> None:
         assert all(torch.equal(a, b) for a, b in zip(seen[-1][0], seen[0][0], strict=True))
 
 
+@pytest.mark.usefixtures("twin")
 def test_deterministic_rows_are_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = list[tuple[int, ...]]()
     forward = type(model("llama-plain")).forward
@@ -183,6 +193,7 @@ def test_deterministic_rows_are_computed_alone(monkeypatch: pytest.MonkeyPatch) 
 # ------------------------------------------------------------------ sharing
 
 
+@pytest.mark.usefixtures("twin")
 def test_a_common_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read = list[int]()
     forward = type(model("llama-plain")).forward
@@ -350,6 +361,7 @@ def test_nan_ends_a_request_with_an_error() -> None:
     assert isinstance(results[1].error, FormatError) and [len(r.new) for r in results] == [1, 0, 1]
 
 
+@pytest.mark.usefixtures("twin")
 def test_generate_computes_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = list[tuple[int, ...]]()
     forward = type(model("llama-plain")).forward

@@ -42,7 +42,7 @@ def test_the_pool_grows_and_keeps_its_contents() -> None:
     more = pages.take(6)
     assert len({first, *more}) == 7 and pages.count >= 7
     assert (pages.keys[0][first] == 3).all() and (pages.values[1][first] == 5).all()
-    assert pages.keys[0].shape == (pages.count, 2, SIZE, 4) and pages.keys[1].is_contiguous()
+    assert pages.values[0].shape == (pages.count, 2, SIZE, 4) and pages.keys[0].shape == (pages.count, 2, 4, SIZE)
 
 
 def test_a_full_pool_says_so() -> None:
@@ -133,7 +133,7 @@ def test_contents_come_back(int8: bool) -> None:
         back = pages.read(use, places, torch.float32)
         for mine, x in zip(back, (k, v), strict=True):
             assert (mine - x).abs().max() <= (x.abs().amax() / 254 * 1.001 if int8 else 0)
-        assert torch.equal(pages.keys[use][tokens[7] // SIZE, :, tokens[7] % SIZE].float(), k[7]) or int8
+        assert torch.equal(pages.keys[use][tokens[7] // SIZE, :, :, tokens[7] % SIZE].float(), k[7]) or int8
 
 
 @given(st.integers(0, 1000))
@@ -155,7 +155,11 @@ def test_packed_rows_that_continue() -> None:
     assert at.extent().tolist() == [[6, 6, 3, 3, 3]]
     seen = visible(at, keys, True, None)[0, 0]
     assert seen.sum(-1).tolist() == [5, 6, 1, 2, 3]
-    for (queries, columns), (places, key_columns) in at.blocks(keys).pairs:
+    blocks = at.blocks(keys)
+    taken, key_taken = list(blocks.queries.split([q.segment.numel() for q, _ in blocks.pairs])), blocks.keys
+    for queries, places in blocks.pairs:
+        columns, key_columns = taken.pop(0).view(queries.shape), key_taken[: places.segment.numel()].view(places.shape)
+        key_taken = key_taken[places.segment.numel() :]
         inside = visible(queries, places, True, None)[:, 0]
         for row, other in zip(range(len(columns)), key_columns, strict=True):
             for q, column in enumerate(columns[row].tolist()):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hunmin.generate.twin import Twin
+from hunmin.native.program import Program
 from hunmin.nn.attention import Attention
 from hunmin.nn.paged import Reading
 from hunmin.nn.pages import SIZE, Pages
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hunmin.model import PreTrainedModel
 
 READ = 2048  # prompt tokens of one forward pass: enough for the matrix units, little enough for memory; longer prompts are read in parts
+ROWS = 512  # prompt tokens of one step of the CPU kernel, whose memory grows with them
 GENEROUS = 1 << 30  # bytes: the pool may begin this large on a CPU, which commits memory as it is written
 
 
@@ -32,7 +34,8 @@ class Stepper(Protocol):
 
 def stepper(model: PreTrainedModel, pages: Pages, deterministic: bool) -> Stepper:
     """What steps: the only place that chooses."""
-    return Twin(model, alone=deterministic)
+    program = Program.of(model) if not pages.rounded else None
+    return program if program is not None else Twin(model, alone=deterministic)
 
 
 def served(model: Any) -> bool:
@@ -139,10 +142,32 @@ class Paged:
         view = Reading(self.pages, [row.pages for row in rows], starts, [len(part) for part in parts])
         ids = torch.tensor([[i for part in parts for i in part]], device=self.model.device)
         ends = torch.tensor([len(part) for part in parts], device=ids.device).cumsum(0) - 1
-        logits = self.model(ids, where=view.where, past_key_values=view, logits_to_keep=ends).logits[0].float()
+        if isinstance(self.stepper, Program) and self.stepper.reads(ids.shape[1]):
+            logits = self._read_by(self.stepper, ids[0], ends, starts, rows, parts)
+        else:
+            logits = self.model(ids, where=view.where, past_key_values=view, logits_to_keep=ends).logits[0].float()
         for row, part in zip(rows, parts, strict=True):
             row.length += len(part)
         return logits
+
+    def _read_by(
+        self, program: Program, ids: Tensor, ends: Tensor, starts: Sequence[int], rows: Sequence[Row], parts: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Tokens of prompts as rows of steps, of at most ``ROWS`` each. Logits after the last one of each prompt ``(R, V)``."""
+        table = self._table(rows).repeat_interleave(torch.tensor([len(part) for part in parts]), 0)
+        at = torch.cat([torch.arange(start, start + len(part), dtype=torch.int32) for start, part in zip(starts, parts, strict=True)])
+        out = list[Tensor]()
+        for begin in range(0, len(ids), ROWS):
+            now = slice(begin, begin + ROWS)
+            wanted = ends[(ends >= begin) & (ends < begin + ROWS)] - begin
+            out.append(program.step(ids[now], table[now], at[now], self.pages, wanted=wanted))
+        return torch.cat(out)
+
+    @staticmethod
+    def _table(rows: Sequence[Row]) -> Tensor:
+        """The pages of some rows, int32 ``(R, P)``."""
+        width = max(len(row.pages) for row in rows)
+        return torch.tensor([row.pages + [0] * (width - len(row.pages)) for row in rows], dtype=torch.int32)
 
     # -------------------------------------------------------------- common beginnings
 
@@ -181,8 +206,7 @@ class Paged:
                 row.pages += pages.take()
             elif pages.owners[row.pages[-1]] > 1:
                 row.pages[-1] = pages.own(row.pages[-1])
-        width = max(len(row.pages) for row in rows)
-        table = torch.tensor([row.pages + [0] * (width - len(row.pages)) for row in rows], dtype=torch.int32)
+        table = self._table(rows)
         lengths = torch.tensor([row.length for row in rows], dtype=torch.int32)
         logits = self.stepper.step(ids, table, lengths, pages)
         for row in rows:

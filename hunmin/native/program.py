@@ -90,6 +90,14 @@ class Program:
         """What keys and values should be kept in."""
         return self._embed.tokens.dtype if isinstance(self._embed.tokens, QuantizedEmbedding) else self._embed.tokens.weight.dtype
 
+    def reads(self, tokens: int) -> bool:
+        """Whether steps read a prompt of so many tokens faster than the forward pass of PyTorch, where many rows have to be unpacked for.
+
+        With the matrix units of AMX the forward pass is faster from some 64 tokens on.
+        """
+        many = torch.cpu._is_amx_tile_supported() if self._kinds & 1 << 2 else True  # pyright: ignore[reportPrivateUsage]
+        return tokens <= (64 if self._kinds & 1 << 2 else 16) or not many
+
     @torch.no_grad()
     def step(
         self,

@@ -19,7 +19,9 @@ SIZE = 32  # tokens of a page
 
 
 class Pages:
-    """Pages of all layers: ``keys[use]`` and ``values[use]`` are ``(pages, G, SIZE, D)``, contiguous; page p belongs together in all of them.
+    """Pages of all layers: ``keys[use]`` ``(pages, G, D, SIZE)`` and ``values[use]`` ``(pages, G, SIZE, D)``; page p belongs together in all.
+
+    Keys stand transposed: the CPU kernel multiplies one dimension of many tokens at a time.
 
     ``shapes`` are (G, D) of every use of a layer. A page has owners, counted: it is free when the last one releases it. A page that has a
     name (the tokens up to its end) keeps its contents while it is free, and may be found again until its place is needed.
@@ -42,7 +44,7 @@ class Pages:
         self.shapes, self.dtype, self.device = list(shapes), dtype, torch.device(device or "cpu")
         self.limit, self.rounded = limit, rounded
         self.count = max(1, count if limit is None else min(count, limit))
-        self.keys, self.values = (self._new(self.count) for _ in range(2))
+        self.keys, self.values = self._keys(self.count), self._values(self.count)
         self.key_scales, self.value_scales = (self._scales(self.count) for _ in range(2))
         self.owners = [0] * self.count
         self.taken = [0] * self.count  # how often each page was taken: a number that changes with its contents
@@ -58,9 +60,12 @@ class Pages:
         shapes = [(a.k.out_features // a.dim, a.dim) for a in uses if isinstance(a, Attention)]
         return cls(shapes, dtype, device, **options)  # type: ignore[arg-type]
 
-    def _new(self, count: int) -> list[Tensor]:
+    def _values(self, count: int) -> list[Tensor]:
         dtype = torch.int8 if self.rounded else self.dtype
         return [torch.empty(count, g, SIZE, d, dtype=dtype, device=self.device) for g, d in self.shapes]
+
+    def _keys(self, count: int) -> list[Tensor]:
+        return [t.view(*t.shape[:2], -1, SIZE) for t in self._values(count)]
 
     def _scales(self, count: int) -> list[Tensor]:
         return [torch.empty(count, g, SIZE, device=self.device) for g, _ in self.shapes] if self.rounded else []
@@ -127,7 +132,7 @@ class Pages:
             )
         end = max(self.count + more, 2 * self.count)
         end = end if self.limit is None else min(end, self.limit)
-        for pools, fresh in zip(self._pools(), (self._new, self._new, self._scales, self._scales), strict=True):
+        for pools, fresh in zip(self._pools(), (self._keys, self._values, self._scales, self._scales), strict=True):
             for i, larger in enumerate(fresh(end)):
                 larger[: self.count] = pools[i]
                 pools[i] = larger
@@ -170,13 +175,20 @@ class Pages:
             if self.rounded:
                 new, scale = rounded(new)
                 scales[use].view(-1)[at] = scale.flatten()
-            pools[use].view(-1, width)[at] = new.reshape(-1, width).to(pools[use].dtype)
+            new = new.reshape(-1, width).to(pools[use].dtype)
+            if pools is self.keys:
+                pools[use].view(-1, width, SIZE)[at // SIZE, :, at % SIZE] = new
+            else:
+                pools[use].view(-1, width)[at] = new
 
     def read(self, use: int, places: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values ``(…, G, D)`` at ``places`` ``(…, G)``."""
         at, width, out = places.flatten(), self.shapes[use][1], list[Tensor]()
         for pools, scales in ((self.keys, self.key_scales), (self.values, self.value_scales)):
-            found = pools[use].view(-1, width).index_select(0, at)
+            if pools is self.keys:
+                found = pools[use].view(-1, width, SIZE)[at // SIZE, :, at % SIZE]
+            else:
+                found = pools[use].view(-1, width).index_select(0, at)
             if self.rounded:
                 found = found * scales[use].view(-1)[at][:, None]
             out.append(found.to(dtype).view(*places.shape, width))
