@@ -57,9 +57,9 @@ def test_writing_to_a_shared_page_copies_it() -> None:
     pages = pool(count=2)
     (page,) = pages.take()
     pages.values[0][page] = 7.0
-    assert pages.own(page) == page
+    assert pages.own([page]) == [page]
     pages.share([page])
-    copy = pages.own(page)
+    (copy,) = pages.own([page])
     assert copy != page and pages.owners[page] == pages.owners[copy] == 1
     assert (pages.values[0][copy] == 7).all()
 
@@ -105,7 +105,7 @@ def test_owners_are_counted(steps: list[tuple[str, int]]) -> None:
                 pages.name(page, bytes([page]))
             elif len(set(mine)) < 24:
                 mine.remove(page)
-                mine.append(pages.own(page))
+                mine += pages.own([page])
         assert all(pages.owners[page] == mine.count(page) for page in range(pages.count))
         assert pages.free == pages.count - len(set(mine))
     pages.release(mine)

@@ -110,7 +110,10 @@ def env() -> None:
         (say("optional", "선택 패키지"), ", ".join(f"{n} {v}" for n in _OPTIONAL if (v := _version(n)) != "-") or "-"),
         (say("processor", "프로세서"), f"{os.cpu_count()} {say('cores', '코어')}, {' '.join(_flags()) or platform.machine()}"),
         (say("threads", "스레드"), torch.get_num_threads()),
-        (say("kernels", "커널"), kernels.level if (kernels := library()) is not None else say("none: PyTorch alone", "없음: PyTorch만 사용")),
+        (
+            say("kernels", "커널"),
+            kernels.level if (kernels := library()) is not None else say("none: PyTorch alone", "없음: PyTorch만 사용"),
+        ),
         (say("memory", "메모리"), _memory()),
         ("gpu", ", ".join(gpus) or ("mps" if torch.backends.mps.is_available() else "-")),
         (say("hub cache", "허브 캐시"), HF_HUB_CACHE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,7 @@ from hunmin.native.program import Program
 from hunmin.nn.attention import Attention
 from hunmin.nn.paged import Reading
 from hunmin.nn.pages import SIZE, Pages
+from hunmin.nn.where import Where
 
 if TYPE_CHECKING:
     from hunmin.model import PreTrainedModel
@@ -26,10 +28,42 @@ GENEROUS = 1 << 30  # bytes: the pool may begin this large on a CPU, which commi
 class Stepper(Protocol):
     """One step of decoding: R rows get a token each."""
 
-    def step(self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages) -> Tensor:
+    def step(self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages, memory: Any = None, /) -> Tensor:
         """ids ``(R,)`` int64 on the model's device; table ``(R, P)`` int32, the pages of each row, and lengths ``(R,)`` int32, its tokens
         before this one, on the CPU. Writes the new keys and values into the pages; returns logits ``(R, V)`` fp32."""
         ...
+
+
+@dataclass
+class Memory:
+    """What the decoder of an encoder-decoder model looks at: keys and values of every input in pages of their own, written once."""
+
+    table: Tensor
+    lengths: Tensor
+    pages: Pages
+
+    @classmethod
+    def write(cls, model: PreTrainedModel, memory: Tensor, where: Where) -> Memory:
+        """From an encoder's output ``(B, M, C)`` and its places."""
+        assert model.decoder is not None
+        stack = model.decoder.stack
+        sites = [stack.layers[use * len(stack.layers) // stack.spec.layers].cross for use in range(stack.spec.layers)]
+        real, per = where.segment >= 0, -(-memory.shape[1] // SIZE)
+        shapes = [(s.k.out_features // s.dim, s.dim) for s in sites if isinstance(s, Attention)]
+        pages = Pages(shapes, model.dtype, model.device, count=len(memory) * per)
+        column = real.cumsum(1) - 1  # padding leaves no gap
+        tokens = (torch.arange(len(memory))[:, None] * per * SIZE + column)[real]
+        known = memory[real]
+        for use, site in enumerate(sites):
+            assert isinstance(site, Attention)
+            k, v = site.keys(known[None])
+            pages.write(use, pages.places(use, tokens), k[0], v[0])
+        table = torch.arange(len(memory) * per, dtype=torch.int32).view(len(memory), per)
+        return cls(table, real.sum(1, dtype=torch.int32), pages)
+
+    def of(self, items: Tensor) -> tuple[Tensor, Tensor, Pages]:
+        """For rows that look at the inputs ``items`` ``(R,)``."""
+        return self.table[items], self.lengths[items], self.pages
 
 
 def stepper(model: PreTrainedModel, pages: Pages, deterministic: bool) -> Stepper:
@@ -45,6 +79,11 @@ def served(model: Any) -> bool:
     return all(type(layer.attn) is Attention for layer in model.decoder.stack.layers)
 
 
+def stepped(model: Any) -> bool:
+    """Whether the CPU kernel steps: then rows that change places (beams), and decoders with an encoder, work on pages too."""
+    return not getattr(model, "virtual_tokens", 0) and Program.suits(model)
+
+
 def token_bytes(model: PreTrainedModel, rounded: bool) -> int:
     """Memory that the keys and values of one token take."""
     assert model.decoder is not None
@@ -52,12 +91,12 @@ def token_bytes(model: PreTrainedModel, rounded: bool) -> int:
 
 
 class Row:
-    """A sequence in the cache: its pages, in order, and how many tokens lie in them."""
+    """A sequence in the cache: its pages, in order, how many tokens lie in them, and which input of an encoder it looks at."""
 
-    __slots__ = ("length", "pages")
+    __slots__ = ("item", "length", "pages")
 
-    def __init__(self, pages: Iterable[int] = (), length: int = 0) -> None:
-        self.pages, self.length = list(pages), length
+    def __init__(self, pages: Iterable[int] = (), length: int = 0, item: int = 0) -> None:
+        self.pages, self.length, self.item = list(pages), length, item
 
 
 class Paged:
@@ -88,12 +127,13 @@ class Paged:
         count = min(count, max(64, GENEROUS // each)) if device.type == "cpu" else 64
         self.pages = Pages.of(stack, model.dtype, device, count=count, limit=limit, rounded=rounded)
         self.stepper = stepper(model, self.pages, deterministic)
+        self.memory: Memory | None = None
 
     # -------------------------------------------------------------- prompts
 
     def read(self, prompts: Sequence[Sequence[int]]) -> tuple[list[Row], Tensor]:
         """Rows of all prompts, and logits after each ``(R, V)``. Prompts that begin alike wait for the first of them."""
-        rows = [Row() for _ in prompts]
+        rows = [Row(item=i) for i in range(len(prompts))]
         names = [self._names(ids) for ids in prompts]
         out: list[Tensor | None] = [None] * len(prompts)
         waiting = list(range(len(prompts)))
@@ -142,7 +182,7 @@ class Paged:
         view = Reading(self.pages, [row.pages for row in rows], starts, [len(part) for part in parts])
         ids = torch.tensor([[i for part in parts for i in part]], device=self.model.device)
         ends = torch.tensor([len(part) for part in parts], device=ids.device).cumsum(0) - 1
-        if isinstance(self.stepper, Program) and self.stepper.reads(ids.shape[1]):
+        if isinstance(self.stepper, Program) and (self.memory is not None or self.stepper.reads(ids.shape[1])):
             logits = self._read_by(self.stepper, ids[0], ends, starts, rows, parts)
         else:
             logits = self.model(ids, where=view.where, past_key_values=view, logits_to_keep=ends).logits[0].float()
@@ -154,13 +194,16 @@ class Paged:
         self, program: Program, ids: Tensor, ends: Tensor, starts: Sequence[int], rows: Sequence[Row], parts: Sequence[Sequence[int]]
     ) -> Tensor:
         """Tokens of prompts as rows of steps, of at most ``ROWS`` each. Logits after the last one of each prompt ``(R, V)``."""
-        table = self._table(rows).repeat_interleave(torch.tensor([len(part) for part in parts]), 0)
+        counts = torch.tensor([len(part) for part in parts])
+        table = self._table(rows).repeat_interleave(counts, 0)
+        items = torch.tensor([row.item for row in rows]).repeat_interleave(counts)
         at = torch.cat([torch.arange(start, start + len(part), dtype=torch.int32) for start, part in zip(starts, parts, strict=True)])
         out = list[Tensor]()
         for begin in range(0, len(ids), ROWS):
             now = slice(begin, begin + ROWS)
             wanted = ends[(ends >= begin) & (ends < begin + ROWS)] - begin
-            out.append(program.step(ids[now], table[now], at[now], self.pages, wanted=wanted))
+            memory = self.memory.of(items[now]) if self.memory is not None else None
+            out.append(program.step(ids[now], table[now], at[now], self.pages, memory, wanted))
         return torch.cat(out)
 
     @staticmethod
@@ -173,7 +216,7 @@ class Paged:
 
     def _names(self, ids: Sequence[int]) -> list[bytes]:
         """A name for every full page of a prompt but for its last token, which has to be read: a digest of all tokens up to its end."""
-        if not self.sharing:
+        if not self.sharing or self.memory is not None:
             return []
         digest, out = blake2b(digest_size=16), list[bytes]()
         for end in range(SIZE, len(ids), SIZE):
@@ -201,14 +244,18 @@ class Paged:
     def step(self, rows: Sequence[Row], ids: Tensor) -> Tensor:
         """Logits ``(R, V)`` after the next tokens ``ids`` ``(R,)`` of some rows."""
         pages = self.pages
+        begun = [row for row in rows if row.length < len(row.pages) * SIZE]
+        for row, page in zip(begun, pages.own([row.pages[-1] for row in begun]), strict=True):
+            row.pages[-1] = page
         for row in rows:
             if row.length == len(row.pages) * SIZE:
                 row.pages += pages.take()
-            elif pages.owners[row.pages[-1]] > 1:
-                row.pages[-1] = pages.own(row.pages[-1])
         table = self._table(rows)
         lengths = torch.tensor([row.length for row in rows], dtype=torch.int32)
-        logits = self.stepper.step(ids, table, lengths, pages)
+        if self.memory is None:
+            logits = self.stepper.step(ids, table, lengths, pages)
+        else:
+            logits = self.stepper.step(ids, table, lengths, pages, self.memory.of(torch.tensor([row.item for row in rows])))
         for row in rows:
             row.length += 1
         return logits
@@ -216,7 +263,7 @@ class Paged:
     def fork(self, row: Row) -> Row:
         """Another row with the same tokens; pages are copied when one of the two writes to them."""
         self.pages.share(row.pages)
-        return Row(row.pages, row.length)
+        return Row(row.pages, row.length, row.item)
 
     def drop(self, row: Row) -> None:
         """Give the pages of a row back."""

@@ -1,7 +1,7 @@
 """The model as a function from the newest tokens to the logits of the next, with what it has to remember.
 
 A decoder alone, without beams, works on pages (``PagedSteps``): no padding is computed, common beginnings are read once, rows that have
-ended cost nothing. The rest (beams, encoder-decoders, a cache of the caller's, no cache) works on rows of one length (``Steps``).
+ended cost nothing; so do beams and encoder-decoders where the CPU kernel steps. The rest works on rows of one length (``Steps``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hunmin.errors import InputError, say
 from hunmin.generate.config import GenerationConfig
-from hunmin.generate.paged import Paged, Row, served
+from hunmin.generate.paged import Memory, Paged, Row, served, stepped
 from hunmin.generate.prompt import Prompt
 from hunmin.nn.cache import Cache
 from hunmin.nn.paged import Aligned
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 def build(model: PreTrainedModel, prompt: Prompt, config: GenerationConfig, cache: Cache | None, copies: int) -> Steps | PagedSteps:
     """What generates from ``prompt``. Raises InputError for options that only work on pages."""
-    if config.num_beams == 1 and config.use_cache and cache is None and prompt.dense and served(model):
-        return PagedSteps(model, prompt, config, copies)
+    if config.use_cache and cache is None and prompt.dense:
+        more = not config.return_dict_in_generate and prompt.ids.device.type == "cpu" and stepped(model)
+        if (config.num_beams == 1 and served(model)) or more:
+            return PagedSteps(model, prompt, config, copies)
     if config.cache_dtype is not None or (config.deterministic and len(prompt.ids) * copies > 1):
         option = "cache_dtype" if config.cache_dtype is not None else "deterministic"
         raise InputError(
@@ -129,13 +131,18 @@ class PagedSteps:
         """Logits after the prompts, ``(R, V)``."""
         prompt = self.prompt
         ids, padding = prompt.ids.tolist(), [0] * len(prompt.ids) if prompt.padding is None else prompt.padding.tolist()
+        if prompt.memory is not None and prompt.memory_where is not None:
+            self.paged.memory = Memory.write(self.model, prompt.memory, prompt.memory_where)
         read, logits = self.paged.read([row[n:] for row, n in zip(ids, padding, strict=True)])
         for row in read:
             self.rows += [row, *(self.paged.fork(row) for _ in range(self.copies - 1))]
         return logits.repeat_interleave(self.copies, 0)
 
     def next(self, ids: Tensor, origin: Tensor | None, live: Tensor | None) -> Tensor:
-        """Logits after ``ids`` ``(R, N)``, of which the last column is new. Only ``live`` rows are computed, others get zeros."""
+        """Logits after ``ids`` ``(R, N)``, of which the last column is new, and whose rows continue the rows ``origin``.
+
+        Only ``live`` rows are computed, others get zeros.
+        """
         if live is not None:
             going = set(live.tolist())
             for i in self.held:
@@ -143,6 +150,12 @@ class PagedSteps:
                     self.paged.drop(self.rows[i])
             self.held = [i for i in self.held if i in going]
             self.count = len(self.held)
+        if origin is not None:
+            held = set(self.held)
+            moved = {i: self.paged.fork(self.rows[j]) for i, j in enumerate(origin.tolist()) if i in held}
+            for row in self.rows:
+                self.paged.drop(row)
+            self.rows = [moved.get(i, row) for i, row in enumerate(self.rows)]
         rows, new = [self.rows[i] for i in self.held], ids[:, -1]
         if self.count == len(ids):
             return self.paged.step(rows, new)

@@ -83,7 +83,11 @@ class Program:
     def of(cls, model: Model) -> Program | None:
         """A program, or None where PyTorch has to serve: other devices and dtypes, hooks (adapters), training, parts that C++ lacks."""
         kernels = library()
-        return cls(model, kernels) if kernels is not None and _suits(model) else None
+        return cls(model, kernels) if kernels is not None and cls.suits(model) else None
+
+    @staticmethod
+    def suits(model: Model) -> bool:
+        return library() is not None and _suits(model)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -129,7 +129,7 @@ class Attention(nn.Module):
             k, v, keys_at = cache.get(site)
         else:
             source, keys_at = (context.memory or (x, at)) if cross else (x, at)
-            k, v = self._heads(self.k, source, self.k_norm), self._heads(self.v, source)
+            k, v = self.keys(source)
             if spec.rope:
                 k = rotate(k, keys_at, spec.rope)
             if cache is not None:
@@ -143,6 +143,10 @@ class Attention(nn.Module):
         else:
             y = attend(q, k, v, at, keys_at, spec, bias, dropout)
         return self.o(y.flatten(2))
+
+    def keys(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, before their rotation, and values of ``source`` ``(B, N, C)``: ``(B, N, G, D)`` both."""
+        return self._heads(self.k, source, self.k_norm), self._heads(self.v, source)
 
     def _heads(self, project: nn.Linear, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         y = project(x).unflatten(-1, (-1, self.dim))  # the number of heads follows from the weight: a shard just works

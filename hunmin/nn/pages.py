@@ -112,15 +112,20 @@ class Pages:
                 else:
                     self._free.append(page)
 
-    def own(self, page: int) -> int:
-        """A page with the contents of ``page`` that its owner may write to: itself, or a copy while others own it too."""
-        if self.owners[page] == 1:
-            return page
-        (copy,) = self.take()
-        for pool in (*self.keys, *self.values, *self.key_scales, *self.value_scales):
-            pool[copy] = pool[page]
-        self.release([page])
-        return copy
+    def own(self, pages: Sequence[int]) -> list[int]:
+        """For each of ``pages``, each given by one of its owners, a page with its contents that this owner may write to: itself if nobody
+        else owns it, else a copy."""
+        out, old, new = list(pages), list[int](), list[int]()
+        for i, page in enumerate(pages):
+            if self.owners[page] > 1:
+                (out[i],) = self.take()
+                self.release([page])
+                old.append(page)
+                new.append(out[i])
+        if old:
+            for pool in (*self.keys, *self.values, *self.key_scales, *self.value_scales):
+                pool[new] = pool[old]
+        return out
 
     def _grow(self, more: int) -> None:
         if self.limit is not None and self.count + more > self.limit:
