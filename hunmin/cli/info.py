@@ -95,11 +95,10 @@ def _tokenizer(model: str) -> str:
 def env() -> None:
     """Print versions, processor, memory and cache paths."""
     import torch
-
-    from hunmin.native import library
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from hunmin.hub.pypi import cache_root
+    from hunmin.native import library
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows: list[tuple[str, Any]] = [
