@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from hunmin.peft import get_peft_model as get_peft_model
     from hunmin.peft import prepare_model_for_kbit_training as prepare_model_for_kbit_training
     from hunmin.pipelines import pipeline as pipeline
+    from hunmin.quantization import AwqConfig as AwqConfig
+    from hunmin.quantization import BitsAndBytesConfig as BitsAndBytesConfig
+    from hunmin.quantization import GPTQConfig as GPTQConfig
     from hunmin.text import AutoTokenizer as AutoTokenizer
     from hunmin.text import BatchEncoding as BatchEncoding
     from hunmin.text import Tokenizer as Tokenizer
@@ -89,6 +92,7 @@ _NAMES = {
     "AutoPeftModelForSequenceClassification AutoPeftModelForTokenClassification IA3Config LoraConfig PeftConfig PeftModel PeftType "
     "PrefixTuningConfig PromptTuningConfig PromptTuningInit TaskType get_peft_model prepare_model_for_kbit_training",
     "hunmin.pipelines": "pipeline",
+    "hunmin.quantization": "AwqConfig BitsAndBytesConfig GPTQConfig",
     "hunmin.text": "AutoTokenizer BatchEncoding Tokenizer",
     "hunmin.train": "DataCollatorForLanguageModeling DataCollatorForMultipleChoice DataCollatorForSeq2Seq "
     "DataCollatorForTokenClassification DataCollatorForWholeWordMask DataCollatorWithFlattening DataCollatorWithPadding "

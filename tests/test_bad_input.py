@@ -438,7 +438,7 @@ def test_no_weights_and_no_configuration(bert: Path) -> None:
 
 
 def test_stored_quantized(bert: Path) -> None:
-    for settings_, name in (({"quant_method": "gptq", "bits": 4}, "gptq"), ("awq", "awq")):
+    for settings_, name in (({"quant_method": "fp8", "bits": 8}, "fp8"), ("awq", "awq")):
         with fails(ConfigError, str(bert), "quantized", name):
             load(edit(bert, quantization_config=settings_), None)
 
@@ -507,7 +507,7 @@ def test_messages_in_korean(korean: None, bert: Path, gpt2: Path) -> None:
     with fails(FormatError, str(bert / "model.safetensors"), "손상되었거나 잘린"):
         load(bert, None)
     with fails(ConfigError, "양자화"):
-        load(edit(bert, quantization_config={"quant_method": "awq"}), None)
+        load(edit(bert, quantization_config={"quant_method": "quanto"}), None)
     (bert / "config.json").write_text("{")
     with fails(FormatError, "올바른 JSON이 아닙니다"):
         load(bert, None)

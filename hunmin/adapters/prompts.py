@@ -76,7 +76,7 @@ class Prefix(nn.Module):
         self.dim, self.heads = first.dim, spec.attn.kv_heads or spec.attn.heads
         self.blocks = list(blocks if blocks is not None else range(spec.layers))
         self.layers = layers or spec.layers
-        device = backbone.embed.tokens.weight.device
+        device = next(backbone.parameters()).device
         self.table = nn.Parameter(torch.randn(count, self.layers * 2 * self.heads * self.dim, device=device))
 
     @property

@@ -72,12 +72,24 @@ def info(
         (say("architecture", "아키텍처"), f"{config.model_type} ({empty.architecture})"),
         (say("parameters", "매개변수"), f"{count:,}"),
         *((say(f"memory {name}", f"메모리 {name}"), size(count * bits / 8)) for name, bits in _BITS.items()),
+        ('quantization="auto"', _auto(model, config, empty.task)),
         (say("context", "문맥 길이"), config.get("max_position_embeddings") or say("not limited", "제한 없음")),
         (say("tokenizer", "토크나이저"), _tokenizer(model)),
     ]
     _rows(rows)
     typer.echo()
     _rows(sorted(config.to_dict().items()))
+
+
+def _auto(model: str, config: Any, task: str) -> str:
+    """What ``quantization="auto"`` does with a model here; what is stored quantized stays so."""
+    from hunmin.auto import find
+    from hunmin.quantization import choose
+
+    if config.get("quantization_config") or find(model, {}).gguf is not None:
+        return say("stored quantized, stays so", "양자화되어 저장됨(그대로 씀)")
+    kind, why = choose(config.model_type, task)
+    return f"{kind or say('as stored', '저장된 그대로')}: {why}"
 
 
 def _tokenizer(model: str) -> str:

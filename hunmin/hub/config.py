@@ -152,6 +152,10 @@ class Config(Mapping[str, Any]):
     def _labels(self) -> dict[str, str]:
         return self._values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(self._defaults.get("num_labels", 2))}
 
+    def drop(self, key: str) -> None:
+        """Forget the value of ``key``; the default of the architecture is what remains."""
+        self._values.pop(self._aliases.get(key, key), None)
+
     def update(self, values: Mapping[str, Any]) -> None:
         for key, value in values.items():
             self[key] = value

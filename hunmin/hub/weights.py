@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from hunmin.errors import ConfigError, FormatError, InputError, say, warn_once
 from hunmin.hub.check import check, check_values
 from hunmin.hub.config import Config
 from hunmin.hub.gguf import GGUF
-from hunmin.hub.names import Names
+from hunmin.hub.names import Names, Place
+from hunmin.hub.stored import OWN, Stored, read
 from hunmin.hub.tensors import TensorFile
 from hunmin.nn.model import Backbone
-from hunmin.quantize import QuantizedEmbedding, QuantizedLinear, replace
-from hunmin.quantize.tiles import Tiles
+from hunmin.quantize import PARTS, Packed, QuantizedEmbedding, QuantizedLinear, replace
+from hunmin.quantize.plan import Plan
+from hunmin.quantize.tiles import Kind, Tiles
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -87,7 +90,8 @@ def put(model: nn.Module, name: str, value: nn.Parameter) -> None:
 
 def tie(model: nn.Module, tied: dict[str, str]) -> None:
     for alias, source in tied.items():
-        if not isinstance(model.get_submodule(source.rpartition(".")[0]), QuantizedEmbedding):  # tied when it was loaded
+        ends = (model.get_submodule(name.rpartition(".")[0]) for name in (alias, source))
+        if not any(isinstance(layer, Packed) for layer in ends):  # those were tied when they were made
             put(model, alias, model.get_parameter(source))
 
 
@@ -138,12 +142,22 @@ def _fill(
     device: torch.device | None,
     loose: bool,
     packed: bool,
+    plan: Plan | None,
+    found: Stored,
 ) -> tuple[dict[str, nn.Parameter], Report]:
-    """Read every stored tensor into its parameters; returns those that were filled. ``packed`` leaves quantized matrices as they are."""
+    """Read every stored tensor into its parameters; returns those that were filled.
+
+    ``packed`` leaves quantized matrices of GGUF as they are, ``plan`` rounds matrices, each as it comes; ``found`` are those that were
+    stored quantized.
+    """
     wanted = dict(model.named_parameters(remove_duplicate=False))
     filled, report = dict[str, nn.Parameter](), Report()
+    kinds: dict[str, Kind] = plan.kinds(model) if plan is not None else {}
+    _keep(report, {name: tiles for name, tiles in found.tiles.items() if name in wanted}, wanted, where, device)
     for stored in tensors.names():
-        place = names.place(stored)
+        if stored in found.used:
+            continue
+        place = Place((stored.removeprefix(OWN),), stored.removeprefix(OWN)) if stored.startswith(OWN) else names.place(stored)
         if place is not None and not place.names:
             continue  # derived: follows from the config
         if place is None or any(n not in wanted for n in place.names):
@@ -152,11 +166,19 @@ def _fill(
                 report.unexpected.append(stored)  # nobody's, or a layer or a bias that this config has no room for
             continue
         if packed and isinstance(tensors, GGUF) and (parts := tensors.tiles(stored, len(place.names))) is not None:
-            if all(part.shape == wanted[name].shape for name, part in zip(place.names, parts, strict=True)):
-                for name, part in zip(place.names, parts, strict=True):
-                    check_numbers(part.scales, stored, where)
-                    report.tiles[name] = part
+            made = dict(zip(place.names, parts, strict=True))
+            if all(tiles.shape == tuple(wanted[name].shape) for name, tiles in made.items()):
+                _keep(report, made, wanted, where, device)
                 continue
+        rounding: list[Kind | None] = [kinds.get(n.removesuffix(".weight")) if n.endswith(".weight") else None for n in place.names]
+        if plan is not None and all(rounding):
+            for name, kind, t in zip(place.names, rounding, place.read(tensors.tensor(stored, None)), strict=True):
+                check_numbers(t, stored, where)
+                if kind is not None and t.ndim == 2:
+                    _keep(report, {name: plan.round(t, kind)}, wanted, where, device)
+                else:
+                    report.mismatched.append((name, t.shape, wanted[name].shape))
+            continue
         exact = dtype is torch.float16 and place.names[0].rpartition(".")[0].endswith(names.arch.fp32)
         kept = torch.float32 if exact else dtype
         for name, t in zip(place.names, place.read(tensors.tensor(stored, kept)), strict=True):
@@ -166,18 +188,32 @@ def _fill(
             check_numbers(t, stored, where)
             filled[name] = nn.Parameter(t.to(device) if device is not None else t.contiguous())
     if report.mismatched and not loose:
-        name, found, built = report.mismatched[0]
-        raise FormatError(
-            say(
-                f"{where}: {names.theirs(name)} has shape {tuple(found)}, config.json asks for {tuple(built)}."
-                " For a head of another size pass ignore_mismatched_sizes=True.",
-                f"{where}: {names.theirs(name)}의 모양은 {tuple(found)}인데 config.json은 {tuple(built)}을(를) 요구합니다."
-                " 헤드 크기만 다르면 ignore_mismatched_sizes=True를 쓰세요.",
-            )
-        )
+        raise _misfit(report, names, where)
     if dtype is None:
         _unify(filled, names.arch.fp32)
     return filled, report
+
+
+def _keep(report: Report, made: dict[str, Tiles], wanted: dict[str, nn.Parameter], where: str, device: torch.device | None) -> None:
+    """Note tiles that fit the parameters in whose place they stand, and the shapes of those that do not."""
+    for name, tiles in made.items():
+        if tiles.shape != tuple(wanted[name].shape):
+            report.mismatched.append((name, torch.Size(tiles.shape), wanted[name].shape))
+            continue
+        check_numbers(tiles.scales if tiles.mins is None else torch.stack((tiles.scales, tiles.mins)), name, where)
+        report.tiles[name] = tiles.to(device) if device is not None else tiles
+
+
+def _misfit(report: Report, names: Names, where: str) -> FormatError:
+    name, found, built = report.mismatched[0]
+    return FormatError(
+        say(
+            f"{where}: {names.theirs(name)} has shape {tuple(found)}, config.json asks for {tuple(built)}."
+            " For a head of another size pass ignore_mismatched_sizes=True.",
+            f"{where}: {names.theirs(name)}의 모양은 {tuple(found)}인데 config.json은 {tuple(built)}을(를) 요구합니다."
+            " 헤드 크기만 다르면 ignore_mismatched_sizes=True를 쓰세요.",
+        )
+    )
 
 
 def _unify(filled: dict[str, nn.Parameter], exact: tuple[str, ...]) -> None:
@@ -202,18 +238,25 @@ def load(
     device: torch.device | None = None,
     ignore_mismatched_sizes: bool = False,
     packed: bool = False,
+    plan: Plan | None = None,
 ) -> Report:
-    """Fill ``model``, built on the meta device, from ``tensors``, one tensor at a time. ``packed``: matrices stay quantized.
+    """Fill ``model``, built on the meta device, from ``tensors``, one tensor at a time.
 
-    A head's weights may be missing: they start fresh. Raises FormatError when the body's are, when shapes differ, or at a NaN.
+    ``packed``: matrices of GGUF stay quantized. ``plan``: matrices are rounded. What a folder keeps quantized
+    stays so. A head's weights may be missing: they start fresh. Raises FormatError when the body's are, when shapes differ, or at a NaN.
     """
     names, tied = Names(config, task), ties(config, task)
-    filled, report = _fill(model, tensors, names, where, dtype, device, ignore_mismatched_sizes, packed)
+    settings = config.get("quantization_config")
+    found = read(settings, tensors, names, where) if settings else Stored()
+    filled, report = _fill(model, tensors, names, where, dtype, device, ignore_mismatched_sizes, packed, plan, found)
     for alias, source in tied.items():  # a file may hold only the alias of a tied pair
         if alias in filled:
             filled.setdefault(source, filled[alias])
     resized = {name for name, _, _ in report.mismatched}
-    _pack(model, report.tiles, filled, tied, dtype or torch.float32)
+    main = dtype or next((t.dtype for t in filled.values() if t.is_floating_point()), torch.float32)
+    told: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+    dynamic = plan.dynamic if plan is not None else bool(told.get("dynamic"))
+    _pack(model, report.tiles, filled, tied, main, {"round_inputs": bool(told.get("round_inputs", True)), "dynamic": dynamic})
     everything = dict(model.named_parameters(remove_duplicate=False))
     fresh = [n for n in everything if n not in filled and tied.get(n) not in everything]
     if gone := [n for n in fresh if not n.startswith("head.") and n not in resized]:
@@ -225,29 +268,39 @@ def load(
                 f"{where}에 config.json이 말하는 모델의 가중치 {len(gone)}개가 없습니다 ({listed}, …). 파일이 불완전하거나 다른 모델의 것입니다.",
             )
         )
-    stored = next((t.dtype for t in filled.values() if t.is_floating_point()), torch.float32)
     for name in fresh:
-        filled[name] = nn.Parameter(torch.empty(everything[name].shape, dtype=dtype or stored, device=device or "cpu"))
+        filled[name] = nn.Parameter(torch.empty(everything[name].shape, dtype=main, device=device or "cpu"))
     for name, value in filled.items():
         put(model, name, value)
-    tied = {alias: source for alias, source in tied.items() if source not in report.tiles}
+    tied = {alias: source for alias, source in tied.items() if not {alias, source} & report.tiles.keys()}
     _tie_loaded(model, tied, filled, names, where)
     initialize(model, config, fresh)
     report.missing = [n for n in fresh if n not in resized]
     return report
 
 
-def _pack(model: nn.Module, packed: dict[str, Tiles], filled: dict[str, nn.Parameter], tied: dict[str, str], dtype: torch.dtype) -> None:
+def _pack(
+    model: nn.Module,
+    packed: dict[str, Tiles],
+    filled: dict[str, nn.Parameter],
+    tied: dict[str, str],
+    dtype: torch.dtype,
+    how: dict[str, bool],
+) -> None:
     """Put quantized layers where the matrices of ordinary ones would go, and where those that are tied to them are."""
     for alias, source in tied.items():
+        if alias in packed and source not in filled:  # a file may hold only the alias
+            packed.setdefault(source, packed[alias])
         if source in packed and alias not in filled:
-            packed.setdefault(alias, packed[source])
+            own, other = packed.setdefault(alias, packed[source]), packed[source]
+            if all(torch.equal(getattr(own, part), getattr(other, part)) for part in ("codes", "scales")):
+                packed[alias] = other
     for name, tiles in packed.items():
         path = name.rpartition(".")[0]
         if isinstance(model.get_submodule(path), nn.Embedding):
             replace(model, path, QuantizedEmbedding(tiles, dtype))
         else:
-            replace(model, path, QuantizedLinear(tiles, filled.get(f"{path}.bias"), dtype, round_inputs=True))
+            replace(model, path, QuantizedLinear(tiles, filled.get(f"{path}.bias"), dtype, **how))
 
 
 def _tie_loaded(model: nn.Module, tied: dict[str, str], filled: dict[str, nn.Parameter], names: Names, where: str) -> None:
@@ -315,8 +368,26 @@ def export(model: nn.Module, config: Config, task: str) -> Iterator[tuple[str, T
         raise InputError(
             say(f"{foreign[0]} has no values: the model is on the meta device.", f"{foreign[0]}에 값이 없습니다: meta 장치의 모델입니다.")
         )
-    for stored, place in Names(config, task).stored(parameters).items():
-        yield stored, place.write([_together(parameters[n].detach()) for n in place.names])
+    packed = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, Packed)]
+    tied = ties(config, task)
+    for stored, place in Names(config, task).stored([*parameters, *(n for n in packed if n not in tied)]).items():
+        if all(n in parameters for n in place.names):
+            yield stored, place.write([_together(parameters[n].detach()) for n in place.names])
+        else:  # the others of what a checkpoint stores as one tensor are quantized
+            yield from ((OWN + n, _together(parameters[n].detach())) for n in place.names if n in parameters)
+    yield from _packed_parts(model, tied)
+
+
+def _packed_parts(model: nn.Module, tied: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of quantized layers under our names; those of a tied pair once."""
+    layers = {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, Packed)}
+    for name, layer in layers.items():
+        twin = layers.get(tied.get(name, ""))
+        if twin is not None and twin.codes.data_ptr() == layer.codes.data_ptr():
+            continue
+        for part in (*PARTS, "layout"):
+            if (t := getattr(layer, part)) is not None:
+                yield f"{OWN}{name.removesuffix('.weight')}.{part}", t
 
 
 def _together(t: Tensor) -> Tensor:

@@ -265,7 +265,7 @@ def _suits(model: Model) -> bool:
             return False
         if isinstance(module, Attention) and (type(module) is not Attention or (module.spec.rope and module.spec.rope.by_length)):
             return False
-        if isinstance(module, QuantizedLinear | QuantizedEmbedding) and module.kind == "nf4":
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding) and (not module.native or module.order is not None):
             return False
     parameters = [*decoder.parameters(), *head.parameters()]
     buffers = [*decoder.buffers(), *head.buffers()]

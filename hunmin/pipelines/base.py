@@ -24,6 +24,7 @@ from hunmin.nn.where import Where
 from hunmin.text import BatchEncoding, Tokenizer
 
 LOADING = frozenset(
+    "quantization quantization_config load_in_8bit load_in_4bit "
     "dtype device device_map revision subfolder token cache_dir local_files_only force_download gguf_file ignore_mismatched_sizes".split()
 )
 LOOK_AHEAD = 256  # inputs that are prepared, and sorted by length, together

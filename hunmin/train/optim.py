@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hunmin.errors import InputError, say
+from hunmin.quantize import Packed
 from hunmin.train.arguments import TrainingArguments, bad
 from hunmin.train.staged import layerwise_parameters
 
@@ -90,6 +91,7 @@ class Together(Optimizer):
 
 def groups_of(model: nn.Module, arguments: TrainingArguments) -> list[Group]:
     """Parameter groups: biases and norms (one dimension) get no weight decay; with ``layerwise_lr_decay`` lower layers learn more slowly."""
+    _trainable(model)
     if arguments.layerwise_lr_decay is not None:
         return layerwise_parameters(model, arguments.learning_rate, arguments.layerwise_lr_decay, arguments.weight_decay)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -100,6 +102,20 @@ def groups_of(model: nn.Module, arguments: TrainingArguments) -> list[Group]:
             say("The model has no parameter that learns: all are frozen.", "학습할 파라미터가 없습니다. 모두 고정되어 있습니다.")
         )
     return [group for group in groups if group["params"]]
+
+
+def _trainable(model: nn.Module) -> None:
+    """Raises InputError for a quantized model as it was loaded: without adapters only its norms would learn."""
+    packed = [m for m in model.modules() if isinstance(m, Packed)]
+    within = {id(p) for m in packed for p in m.parameters()}
+    rest = [p for p in model.parameters() if id(p) not in within]
+    if packed and (all(p.requires_grad for p in rest) or not any(p.requires_grad for p in model.parameters())):
+        raise InputError(
+            say(
+                "The model is quantized and its weights cannot learn. Add adapters: get_peft_model(model, LoraConfig()); or load it unquantized.",
+                "양자화된 모델의 가중치는 학습할 수 없습니다. get_peft_model(model, LoraConfig())로 어댑터를 더하거나 양자화하지 않고 불러오세요.",
+            )
+        )
 
 
 def create_optimizer(groups: list[Group], arguments: TrainingArguments) -> Optimizer:
