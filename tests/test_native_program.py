@@ -95,11 +95,12 @@ def test_rounded_weights_on_every_level(kernels: Library, kind: Any, case: Case,
     if kind == "bfloat16":
         model = model.to(torch.bfloat16)
     else:
-        quantize_linears(model, kind=kind, group=32)
+        for name in quantize_linears(model, kind=kind, group=32):
+            model.get_submodule(name).round_inputs = True
         embed, head = model.decoder.embed, model.head
         tied = head.out.weight is embed.tokens.weight
         embed.tokens = QuantizedEmbedding(rounded(embed.tokens.weight.detach(), "int8", 32))
-        head.out = QuantizedLinear(embed.tokens.tiles if tied else rounded(head.out.weight.detach(), "int8", 32))
+        head.out = QuantizedLinear(embed.tokens.tiles if tied else rounded(head.out.weight.detach(), "int8", 32), round_inputs=True)
     with torch.no_grad():
         want = model(TEXT).logits.float()
     got = decoded(program_of(model, kernels), model, TEXT)

@@ -267,6 +267,8 @@ def _suits(model: Model) -> bool:
             return False
         if isinstance(module, QuantizedLinear | QuantizedEmbedding) and (not module.native or module.order is not None):
             return False
+        if isinstance(module, QuantizedLinear) and not module.round_inputs:
+            return False
     parameters = [*decoder.parameters(), *head.parameters()]
     buffers = [*decoder.buffers(), *head.buffers()]
     return all(t.device.type == "cpu" for t in parameters + buffers) and all(p.dtype in FLOATS for p in parameters)
