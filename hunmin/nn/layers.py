@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hunmin.errors import ConfigError, say
+from hunmin.native.encoder import encode
 from hunmin.nn.attention import Attention, Context
 from hunmin.nn.dropout import drop
 from hunmin.nn.linear import Linear
@@ -105,12 +106,16 @@ class Transformer(nn.Module):
         super().__init__()
         self.spec = spec
         self.recompute = False  # keep no activations inside of layers, compute them again for the gradients (Chen et al. 2016)
+        # Products ("qkv", "o", "up", "down") that the CPU kernels compute in 8 bits, activations rounded row by row; PyTorch ignores it.
+        self.eight: frozenset[str] = frozenset()
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.shared or spec.layers))
         self.bias = RelativeBias(spec.buckets, spec.attn.heads, spec.attn.causal) if spec.buckets else None
         self.norm = build_norm(spec.norm, spec.width) if spec.final_norm else None
 
     def forward(self, x: Tensor, at: Where, context: Context) -> Tensor:
         """x ``(B, N, C)`` -> ``(B, N, C)``. A trace gets the input of every layer and the final output: ``layers + 1`` states."""
+        if (fused := encode(self, x, at, context)) is not None:
+            return fused
         hidden = context.trace.hidden if context.trace is not None else None
         for use in range(self.spec.layers):
             if hidden is not None:

@@ -97,7 +97,10 @@ class RelativeBias(nn.Module):
 
     def _bias(self, q: Where, k: Where) -> Tensor:
         rows = slice(0, 1) if q.kind == k.kind == "plain" else slice(None)
-        gap = k.position[rows, None, :] - q.position[rows, :, None]  # (B, Q, K), key minus query
+        return self.by_gap(k.position[rows, None, :] - q.position[rows, :, None]).permute(0, 3, 1, 2)
+
+    def by_gap(self, gap: Tensor) -> Tensor:
+        """The bias of each head at the distances ``gap`` ``(…)``, key minus query: ``(…, H)``."""
         count, base = self.spec.count, torch.zeros_like(gap)
         if not self.causal:  # half of the buckets look ahead
             count //= 2
@@ -106,4 +109,4 @@ class RelativeBias(nn.Module):
         exact = count // 2  # small distances have a bucket each, large ones share logarithmic buckets
         ratio = torch.log(gap.clamp(min=1).float() / exact) / math.log(self.spec.max_distance / exact)
         far = (exact + (ratio * (count - exact)).long()).clamp(max=count - 1)
-        return self.table(base + torch.where(gap < exact, gap, far)).permute(0, 3, 1, 2)
+        return self.table(base + torch.where(gap < exact, gap, far))

@@ -156,4 +156,16 @@ inline float fast_tanh(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 inline f32x16 vector_exp(f32x16 x) { return exponential<f32x16, u32x16>(x, splat(-87.3f), splat(88.3f)); }
 inline f32x16 vector_tanh(f32x16 x) { return 2.0f / (1.0f + vector_exp(-2.0f * x)) - 1.0f; }
 
+// A thread of a parallel region, and its share of a list.
+struct Team {
+  int self, all;
+  void wait() const {
+    if (all > 1) {
+#pragma omp barrier
+    }
+  }
+  int from(int n) const { return int(int64_t(n) * self / all); }
+  int to(int n) const { return int(int64_t(n) * (self + 1) / all); }
+};
+
 }  // namespace

@@ -26,16 +26,6 @@ struct Program {
   int32_t widest;  // the widest input of a product, filled up to 32
 };
 
-struct Team {
-  int self, all;
-  int from(int n) const { return int(int64_t(n) * self / all); }
-  int to(int n) const { return int(int64_t(n) * (self + 1) / all); }
-};
-
-inline void barrier() {
-#pragma omp barrier
-}
-
 inline float dot(const float* a, const float* b, int n) {
   f32x16 acc = {};
   int i = 0;
@@ -178,7 +168,7 @@ struct Step {
       if (first < last) multiply(*w, in, y, stride, false, first, last);
       start += n;
     }
-    barrier();
+    team.wait();
   }
 
   // Inputs stand one after another at their own width, which changes from product to product.
@@ -209,7 +199,7 @@ struct Step {
       else normalize(*next, x, to, C);
       ready(r, C);
     }
-    barrier();
+    team.wait();
   }
 
   // The queries of a block of rows that share the keys and values of `group`.
@@ -247,14 +237,14 @@ struct Step {
         float* k = z + size_t(r) * stride + Q + g * D;
         keep(site, pool, store, r, g, k, k + K);
       }
-      barrier();
+      team.wait();
     }
     const Block* blocks = cross ? room.memories : room.blocks;
     const int all = (cross ? memories : texts) * site.kv_heads;
     for (int i = team.self; i < all; i += team.all) look_at(site, pool, store, cross, blocks[i / site.kv_heads], i % site.kv_heads, stride);
-    barrier();
+    team.wait();
     for (int r = team.from(room.rows); r < team.to(room.rows); r++) ready(r, Q);
-    barrier();
+    team.wait();
     products(Q, {{&site.o, room.y}}, C);
   }
 
@@ -274,7 +264,7 @@ struct Step {
       if (program.kinds & 1 << BF16)
         for (int j = 0; j < 32; j++) in.half[at + j] = to_bf16(in.x[at + j]);
     }
-    barrier();
+    team.wait();
     products(F, {{&layer.down, room.y}}, C);
   }
 
@@ -286,7 +276,7 @@ struct Step {
       if (program.positions) add_scaled(x, 1, program.positions + size_t(pool.lengths[r]) * C, C);
       normalize(program.embed_norm, x, x, C);
     }
-    barrier();
+    team.wait();
   }
 
   void run(const int64_t* ids, const Pool& self, const Pool& cross, const int32_t* wanted, int count, float* logits) const {
@@ -311,14 +301,14 @@ struct Step {
   void head(const int32_t* wanted, int count, float* logits) const {
     const size_t V = program.head.rows, W = (C + 31) / 32 * 32;
     for (int i = team.from(count); i < team.to(count); i++) std::memcpy(room.y + size_t(i) * C, room.in.x + wanted[i] * W, sizeof(float) * C);
-    barrier();
+    team.wait();
     for (int i = team.from(count); i < team.to(count); i++) {
       float *to = start(i, C), *from = room.y + size_t(i) * C;
       if (program.post) normalize(program.norm, from, from, C);  // at the end of a post-norm stack
       for (int j = 0; j < C; j++) to[j] = from[j] * program.head_scale;
       ready(i, C);
     }
-    barrier();
+    team.wait();
     products(C, {{&program.head, logits}}, V, count);
     if (program.head_softcap > 0) {
       const float cap = program.head_softcap;
