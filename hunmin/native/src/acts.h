@@ -1,0 +1,61 @@
+// Activations of sixteen numbers at a time, and how such a vector is read and written in each format.
+#pragma once
+#include "matmul.h"
+
+namespace {
+
+enum Act : int32_t { GELU = 0, GELU_TANH, QUICK_GELU, RELU, SILU, SIGMOID, TANH };
+
+inline f32x16 exp16(f32x16 x) {
+  x = x < -87.3f ? f32x16{} - 87.3f : x > 88.3f ? f32x16{} + 88.3f : x;
+  const i32x16 whole = __builtin_convertvector(x * 1.44269504f + (x < 0.0f ? f32x16{} - 0.5f : f32x16{} + 0.5f), i32x16);
+  const f32x16 n = __builtin_convertvector(whole, f32x16), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  f32x16 p = r * 1.3981999507e-3f + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * (f32x16)((whole + 127) << 23);
+}
+
+inline f32x16 sigmoid16(f32x16 x) { return 1.0f / (1.0f + exp16(-x)); }
+
+// x Phi(x), with erfc as Abramowitz & Stegun 7.1.26 have it: to 1.5e-7.
+inline f32x16 gelu16(f32x16 x) {
+  const f32x16 z = (x < 0.0f ? -x : x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+  f32x16 p = t * 1.061405429f - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const f32x16 half = p * t * exp16(-z * z) * x * 0.5f;
+  return x < 0.0f ? half : x - half;
+}
+
+template <int act>
+inline f32x16 activate(f32x16 x) {
+  switch (act) {
+    case GELU: return gelu16(x);
+    case GELU_TANH: return x * sigmoid16(1.5957691216f * (x + 0.044715f * x * x * x));
+    case QUICK_GELU: return x * sigmoid16(1.702f * x);
+    case RELU: return x < 0.0f ? f32x16{} : x;
+    case SILU: return x * sigmoid16(x);
+    case SIGMOID: return sigmoid16(x);
+    default: return 2.0f * sigmoid16(2.0f * x) - 1.0f;
+  }
+}
+
+inline f32x16 read(const float* from) { return load<f32x16>(from); }
+inline f32x16 read(const bf16* from) { return load_bf16(from); }
+inline void write(float* to, f32x16 x) { std::memcpy(to, &x, 64); }
+inline void write(bf16* to, f32x16 x) {
+#if defined(__AVX512BF16__)
+  const __m256bh y = _mm512_cvtneps_pbh((__m512)x);
+  std::memcpy(to, &y, 32);
+#else
+  const u32x16 bits = (u32x16)x, up = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const u16x16 y = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 64u : up, u16x16);
+  std::memcpy(to, &y, 32);
+#endif
+}
+
+}  // namespace
