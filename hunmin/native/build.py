@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -79,15 +80,17 @@ def build(out: Path = LIBRARY) -> Path:
 
 def _compile(compiler: str, folder: Path, levels: dict[str, list[str]], threads: list[str]) -> tuple[list[str], list[str]]:
     """Object files and levels. A level that the compiler cannot build is left out; the plain one it has to build."""
-    objects, built = list[str](), list[str]()
-    for level, flags in levels.items():
+
+    def one(level: str) -> str | None:
         out = str(folder / f"{level}.o")
         try:
-            _run([compiler, *FLAGS, *threads, *flags, f"-DLEVEL={level}", "-c", str(SOURCES / "kernels.cpp"), "-o", out])
+            _run([compiler, *FLAGS, *threads, *levels[level], f"-DLEVEL={level}", "-c", str(SOURCES / "kernels.cpp"), "-o", out])
         except RuntimeError:
             if level == "plain":
                 raise
-            continue
-        objects.append(out)
-        built.append(level)
-    return objects, built
+            return None
+        return out
+
+    with ThreadPoolExecutor() as pool:
+        made = dict(zip(levels, pool.map(one, levels), strict=True))
+    return [out for out in made.values() if out], [level for level, out in made.items() if out]

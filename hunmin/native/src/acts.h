@@ -6,18 +6,6 @@ namespace {
 
 enum Act : int32_t { GELU = 0, GELU_TANH, QUICK_GELU, RELU, SILU, SIGMOID, TANH };
 
-inline f32x16 exp16(f32x16 x) {
-  x = x < -87.3f ? f32x16{} - 87.3f : x > 88.3f ? f32x16{} + 88.3f : x;
-  const i32x16 whole = __builtin_convertvector(x * 1.44269504f + (x < 0.0f ? f32x16{} - 0.5f : f32x16{} + 0.5f), i32x16);
-  const f32x16 n = __builtin_convertvector(whole, f32x16), r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  f32x16 p = r * 1.3981999507e-3f + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  return p * (f32x16)((whole + 127) << 23);
-}
-
 inline f32x16 sigmoid16(f32x16 x) { return 1.0f / (1.0f + exp16(-x)); }
 
 // x Phi(x), with erfc as Abramowitz & Stegun 7.1.26 have it: to 1.5e-7.

@@ -1,7 +1,7 @@
 // Attention of a few queries over keys and values in pages (FlashAttention-2, Dao 2023, section 3.1, on a CPU): a page of 32 tokens at a
 // time, with a running maximum and sum for every query. Keys stand transposed, so that a vector holds one dimension of sixteen tokens.
 #pragma once
-#include "matmul.h"
+#include "acts.h"
 
 namespace {
 
@@ -49,8 +49,6 @@ struct Desk {
       : q(memory), out(q + QUERIES * dim), weights(out + QUERIES * dim), pairs((uint32_t*)(weights + QUERIES * PAGE)) {}
 };
 
-inline void store(float* to, f32x16 x) { std::memcpy(to, &x, 64); }
-
 // Scores of N queries with the tokens of a page: keys (dim, 32).
 template <int N>
 inline void scores(const float* keys, const Desk& desk, int from, int dim, f32x16 (*out)[2]) {
@@ -93,8 +91,6 @@ inline void scores(const bf16* keys, const Desk& desk, int from, int dim, f32x16
   }
 }
 
-inline f32x16 wide(const float* from) { return load<f32x16>(from); }
-inline f32x16 wide(const bf16* from) { return load_bf16(from); }
 inline float wide(float x) { return x; }
 inline float wide(bf16 x) { return from_bf16(x); }
 
@@ -107,7 +103,7 @@ inline void gather(const T* values, const Desk& desk, int from, int dim, int lo,
     for (int j = 0; j < N; j++)
       for (int k = 0; k < 2; k++) acc[j][k] = load<f32x16>(desk.out + (from + j) * dim + c + 16 * k) * factor[j];
     for (int t = lo; t < hi; t++) {
-      const f32x16 a = wide(values + t * dim + c), b = wide(values + t * dim + c + 16);
+      const f32x16 a = read(values + t * dim + c), b = read(values + t * dim + c + 16);
       for (int j = 0; j < N; j++) {
         const f32x16 w = splat(desk.weights[(from + j) * PAGE + t]);
         acc[j][0] = fma(w, a, acc[j][0]);
@@ -115,7 +111,7 @@ inline void gather(const T* values, const Desk& desk, int from, int dim, int lo,
       }
     }
     for (int j = 0; j < N; j++)
-      for (int k = 0; k < 2; k++) store(desk.out + (from + j) * dim + c + 16 * k, acc[j][k]);
+      for (int k = 0; k < 2; k++) write(desk.out + (from + j) * dim + c + 16 * k, acc[j][k]);
   }
   for (; c < dim; c++)
     for (int j = 0; j < N; j++) {
@@ -154,17 +150,17 @@ inline void look(const Site& site, const T* keys, const T* values, Desk& desk, c
           const int distance = std::min(std::max(view.end - 1 - start - 16 * k - i, 0), site.far - 1);
           s[j][k][i] += site.bias[size_t(view.head) * site.far + distance];
         }
-      if (site.softcap > 0) s[j][k] = site.softcap * vector_tanh(s[j][k] / site.softcap);
+      if (site.softcap > 0) s[j][k] = site.softcap * activate<TANH>(s[j][k] / site.softcap);
       const i32x16 at = count + 16 * k;
       s[j][k] = (at >= lo) & (at < hi) ? s[j][k] : splat(LOWEST);
     }
     const float top = std::max(desk.top[from + j], greatest(larger(s[j][0], s[j][1])));
-    factor[j] = fast_exp(desk.top[from + j] - top);
+    factor[j] = exp1(desk.top[from + j] - top);
     float total = 0;
     for (int k = 0; k < 2; k++) {
       const i32x16 at = count + 16 * k;
-      const f32x16 p = (at >= lo) & (at < hi) ? vector_exp(s[j][k] - top) : f32x16{};
-      store(weights + 16 * k, p);
+      const f32x16 p = (at >= lo) & (at < hi) ? exp16(s[j][k] - top) : f32x16{};
+      write(weights + 16 * k, p);
       total += sum(p);
     }
     desk.total[from + j] = desk.total[from + j] * factor[j] + total;

@@ -131,30 +131,20 @@ inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
-// e^x to about 2 ulp (Cody & Waite reduction, degree 6), without calls and branches. Adding and taking away 1.5 * 2^23 rounds.
-template <class F, class I>
-inline F exponential(F x, F least, F most) {
-  x = x < least ? least : x;
-  x = x > most ? most : x;
-  const F n = (x * 1.44269504f + 12582912.0f) - 12582912.0f, r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  F p = r * 1.3981999507e-3f + 8.3334519073e-3f;
+// e^x to about 2 ulp (Cody & Waite reduction, degree 6).
+inline f32x16 exp16(f32x16 x) {
+  x = x < -87.3f ? f32x16{} - 87.3f : x > 88.3f ? f32x16{} + 88.3f : x;
+  const i32x16 whole = __builtin_convertvector(x * 1.44269504f + (x < 0.0f ? f32x16{} - 0.5f : f32x16{} + 0.5f), i32x16);
+  const f32x16 n = __builtin_convertvector(whole, f32x16), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  f32x16 p = r * 1.3981999507e-3f + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  I bits;
-  F shifted = n + 12582912.0f, scale;  // the whole number n stands in the low bits
-  std::memcpy(&bits, &shifted, sizeof(F));
-  bits = (bits << 23) + (127 << 23);
-  std::memcpy(&scale, &bits, sizeof(F));
-  return p * scale;
+  return p * (f32x16)((whole + 127) << 23);
 }
 
-inline float fast_exp(float x) { return exponential<float, uint32_t>(x, -87.3f, 88.3f); }
-inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
-inline float fast_tanh(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
-inline f32x16 vector_exp(f32x16 x) { return exponential<f32x16, u32x16>(x, splat(-87.3f), splat(88.3f)); }
-inline f32x16 vector_tanh(f32x16 x) { return 2.0f / (1.0f + vector_exp(-2.0f * x)) - 1.0f; }
+inline float exp1(float x) { return exp16(splat(x))[0]; }
 
 // A thread of a parallel region, and its share of a list.
 struct Team {

@@ -7,8 +7,6 @@
 
 namespace {
 
-enum Act : int32_t { GELU = 0, GELU_TANH, QUICK_GELU, RELU, SILU, SIGMOID, TANH };
-
 struct Layer {
   Site self, cross;
   Matrix gate, up, down;
@@ -61,35 +59,28 @@ inline void normalize(const Norm& norm, const float* x, float* out, int n) {
     for (int i = 0; i < n; i++) out[i] += norm.bias[i];
 }
 
-inline float activate(int act, float x) {
-  switch (act) {
-    case GELU: return 0.5f * x * (1 + std::erf(x * 0.70710678f));
-    case GELU_TANH: return 0.5f * x * (1 + fast_tanh(0.79788456f * (x + 0.044715f * x * x * x)));
-    case QUICK_GELU: return x * sigmoid(1.702f * x);
-    case RELU: return std::max(x, 0.0f);
-    case SILU: return x * sigmoid(x);
-    case SIGMOID: return sigmoid(x);
-    default: return fast_tanh(x);
-  }
-}
-
+// to = act(y), times `factor` where there is one; n is at most 32.
 template <int act>
-inline void activate_all(float* x, const float* factor, int n) {
-  if (factor)
-    for (int i = 0; i < n; i++) x[i] = activate(act, x[i]) * factor[i];
-  else
-    for (int i = 0; i < n; i++) x[i] = activate(act, x[i]);
+inline void activate_block(const float* y, const float* factor, float* to, int n) {
+  alignas(64) float in[32] = {}, by[32] = {};
+  std::memcpy(in, y, sizeof(float) * n);
+  if (factor) std::memcpy(by, factor, sizeof(float) * n);
+  for (int i = 0; i < 32; i += 16) {
+    const f32x16 out = activate<act>(read(in + i));
+    write(in + i, factor ? out * read(by + i) : out);
+  }
+  std::memcpy(to, in, sizeof(float) * n);
 }
 
-inline void activation(int act, float* x, const float* factor, int n) {
+inline void activation(int act, const float* y, const float* factor, float* to, int n) {
   switch (act) {
-    case GELU: return activate_all<GELU>(x, factor, n);
-    case GELU_TANH: return activate_all<GELU_TANH>(x, factor, n);
-    case QUICK_GELU: return activate_all<QUICK_GELU>(x, factor, n);
-    case RELU: return activate_all<RELU>(x, factor, n);
-    case SILU: return activate_all<SILU>(x, factor, n);
-    case SIGMOID: return activate_all<SIGMOID>(x, factor, n);
-    default: return activate_all<TANH>(x, factor, n);
+    case GELU: return activate_block<GELU>(y, factor, to, n);
+    case GELU_TANH: return activate_block<GELU_TANH>(y, factor, to, n);
+    case QUICK_GELU: return activate_block<QUICK_GELU>(y, factor, to, n);
+    case RELU: return activate_block<RELU>(y, factor, to, n);
+    case SILU: return activate_block<SILU>(y, factor, to, n);
+    case SIGMOID: return activate_block<SIGMOID>(y, factor, to, n);
+    default: return activate_block<TANH>(y, factor, to, n);
   }
 }
 
@@ -255,9 +246,8 @@ struct Step {
     const int blocks = (F + 31) / 32, all = room.rows * blocks;
     for (int i = team.from(all); i < team.to(all); i++) {
       const int r = i / blocks, from = i % blocks * 32, n = std::min(32, F - from);
-      float *y = room.wide + size_t(r) * F + from, *to = start(r, F) + from;
-      activation(layer.act, y, layer.gated ? room.far + size_t(r) * F + from : nullptr, n);
-      std::memcpy(to, y, sizeof(float) * n);
+      const size_t place = size_t(r) * F + from;
+      activation(layer.act, room.wide + place, layer.gated ? room.far + place : nullptr, start(r, F) + from, n);
       const Rows in = rows(F);
       const size_t at = size_t(r) * in.width + from;
       if (program.kinds & 1 << U4) quantize_row(in.x + at, 32, in.q + at, in.s + at / 32, in.sums + at / 16);
@@ -312,7 +302,7 @@ struct Step {
     products(C, {{&program.head, logits}}, V, count);
     if (program.head_softcap > 0) {
       const float cap = program.head_softcap;
-      for (size_t i = team.from(count) * V; i < team.to(count) * V; i++) logits[i] = cap * fast_tanh(logits[i] / cap);
+      for (size_t i = team.from(count) * V; i < team.to(count) * V; i++) logits[i] = cap * std::tanh(logits[i] / cap);
     }
   }
 };
