@@ -18,6 +18,7 @@ from hunmin.hub.files import Source, resolve
 from hunmin.hub.gguf import GGUF
 from hunmin.hub.guard import about
 from hunmin.hub.names import Names, table
+from hunmin.hub.stored import method_of
 from hunmin.hub.tensors import open_tensors
 from hunmin.model import PreTrainedModel
 from hunmin.quantization import fast_bfloat16, request, rows
@@ -126,7 +127,7 @@ def _load(place: Source, config: Config, task: str | None, options: dict[str, An
     if packed:  # the layers around quantized weights compute in bfloat16 where the processor does
         told_dtype = "bfloat16" if fast_bfloat16() else "float32"
     stored = config.get("quantization_config")
-    foreign = bool(stored) and not (isinstance(stored, dict) and stored.get("quant_method") == "hunmin")
+    foreign = bool(stored) and method_of(stored, place.name) != "hunmin"
     dtype = _dtype(told_dtype, config, place.gguf is not None or foreign)
     with torch.device("meta"):
         model = PreTrainedModel(config, task)

@@ -44,7 +44,7 @@ def correlated(count: int, width: int) -> Tensor:
 @pytest.mark.parametrize(("width", "group"), [(96, 32), (200, 64), (320, 128), (160, 512)])
 def test_products_are_closer_than_by_rounding(width: int, group: int, bits: int, symmetric: bool, act_order: bool) -> None:
     x = correlated(600, width)
-    weight, fresh = torch.randn(40, width), correlated(600, width)[:200]
+    weight, fresh = torch.randn(40, width), correlated(600, width)[:300]  # so many rows are not rounded
     tiles = gptq.solve(weight, x.T @ x / len(x), bits, group, symmetric=symmetric, act_order=act_order)
     near = rounded(weight, "int8", group) if bits == 8 else fitted(weight, group, symmetric=symmetric)
     want = fresh @ weight.T

@@ -72,7 +72,7 @@ def info(
         (say("architecture", "아키텍처"), f"{config.model_type} ({empty.architecture})"),
         (say("parameters", "매개변수"), f"{count:,}"),
         *((say(f"memory {name}", f"메모리 {name}"), size(count * bits / 8)) for name, bits in _BITS.items()),
-        ('quantization="auto"', _auto(model, config, empty.task)),
+        (say("quantization", "양자화"), f'"auto": {_auto(model, config, empty.task)}'),
         (say("context", "문맥 길이"), config.get("max_position_embeddings") or say("not limited", "제한 없음")),
         (say("tokenizer", "토크나이저"), _tokenizer(model)),
     ]

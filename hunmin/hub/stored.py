@@ -183,11 +183,8 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Get, Mapping[str, Any]], Cod
 MORE = ("qzeros", "scales", "g_idx", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_format", "weight")
 
 
-def read(settings: Any, tensors: TensorFile, names: Names, where: str) -> Stored:
-    """The quantized matrices of a folder whose ``quantization_config`` is ``settings``.
-
-    Raises ConfigError for a method that Hunmin does not read, FormatError when tensors are missing or contradict it.
-    """
+def method_of(settings: Any, where: str) -> str:
+    """The ``quant_method`` of a ``quantization_config``. Raises ConfigError for one that Hunmin does not read."""
     method = str(settings.get("quant_method", "?")) if isinstance(settings, Mapping) else str(settings)
     if not isinstance(settings, Mapping) or (method != "hunmin" and method not in FORMATS):
         raise ConfigError(
@@ -196,6 +193,15 @@ def read(settings: Any, tensors: TensorFile, names: Names, where: str) -> Stored
                 f"{where}은(는) 읽을 수 없는 방식({method})으로 양자화되어 있습니다. 원본이나 GGUF를 사용하세요.",
             )
         )
+    return method
+
+
+def read(settings: Any, tensors: TensorFile, names: Names, where: str) -> Stored:
+    """The quantized matrices of a folder whose ``quantization_config`` is ``settings``.
+
+    Raises ConfigError for a method that Hunmin does not read, FormatError when tensors are missing or contradict it.
+    """
+    method = method_of(settings, where)
     everything, out = set(tensors.names()), Stored()
     try:
         if method == "hunmin":
