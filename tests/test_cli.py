@@ -536,3 +536,22 @@ def test_the_default_model_answers() -> None:
     done = _shell("chat", "What is the capital of France?", "--max-new-tokens", "16", "--temperature", "0", env=environment)
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout
+
+
+# -------------------------------------------------------------- quantize
+
+
+def test_quantize_measures_and_saves(cli: Callable[..., Done], models: Path, tmp_path: Path) -> None:
+    """A classifier on labelled rows; the folder that is written answers as any other."""
+    source, out, rows = models / "bert-topics", tmp_path / "out", tmp_path / "rows.csv"
+    label = next(iter(json.loads((source / "config.json").read_text())["label2id"]))
+    rows.write_text(f"text,label\nhello there,{label}\nrain again,{label}\n", encoding="utf-8")
+    done = cli("quantize", str(source), "--to", "int8", "--check", str(rows), "--out", str(out))
+    assert done.code == 0, done.err
+    assert "accuracy" in done.out and "cosine" in done.out and str(out) in done.out
+    assert json.loads((out / "config.json").read_text())["quantization_config"]["kind"] == "int8"
+    assert cli("run", "text-classification", "hello", "-m", str(out)).code == 0
+    assert '"auto": stored quantized' in cli("info", str(out)).out
+    for options, said in ((["--group", "40"], "multiple of 32"), (["--to", "int4", "--method", "gptq"], "needs calibration texts")):
+        done = cli("quantize", str(source), "--out", str(tmp_path / "no"), *options)
+        assert done.code == 1 and said in done.err and not (tmp_path / "no").exists()
