@@ -14,7 +14,7 @@ help:
 	@echo "make clean   remove $(VENV) and what was built"
 
 demo: $(VENV)/.installed
-	$(VENV)/bin/hunmin chat "What is the capital of France?"
+	$(VENV)/bin/hunmin chat "What is the capital of Japan?"
 
 test: $(VENV)/.installed-dev
 	$(RUN) pytest

@@ -36,6 +36,13 @@ def _threads() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch alone: for what has to be the same bit for bit with hooks, which the CPU kernels leave to PyTorch, and without."""
+    for module in ("native.encoder", "native.program", "quantize"):
+        monkeypatch.setattr(f"hunmin.{module}.library", lambda: None)
+
+
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     """Every test draws the same random numbers, alone or in company."""

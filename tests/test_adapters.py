@@ -18,6 +18,8 @@ from hunmin.nn.where import Where
 from tests.cases import CASES, ENCODER_DECODERS, MASK, PAIRS, ROWS, TARGET, Case, difference, inputs
 from tests.test_parity import write
 
+pytestmark = pytest.mark.usefixtures("pytorch")
+
 TOLERANCE = 5e-6
 FIRST = {case.model_type: case for case in reversed(CASES)}
 TASKS = ("CausalLM", "Seq2SeqLM", "SequenceClassification", "MaskedLM")

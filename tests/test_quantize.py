@@ -17,6 +17,8 @@ from hunmin.quantize.tiles import NF4, rounded
 from tests.cases import MASK, ROWS, Case, difference
 from tests.test_adapters import FIRST, MAIN, TOLERANCE, adapted, answer, base, main
 
+pytestmark = pytest.mark.usefixtures("pytorch")
+
 KINDS = ("int8", "int4", "nf4")
 STEP = {"int8": 0.5 / 127, "int4": 0.5 / 7, "nf4": max(b - a for a, b in pairwise(NF4)) / 2}
 kinds = pytest.mark.parametrize("kind", KINDS)

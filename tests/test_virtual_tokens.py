@@ -16,6 +16,8 @@ from hunmin.nn.cache import Cache
 from tests.cases import MASK, ROWS, TARGET, Case, difference
 from tests.test_adapters import FIRST, TOLERANCE, base, shaken
 
+pytestmark = pytest.mark.usefixtures("pytorch")
+
 KINDS: dict[str, Any] = {"prompt": PromptTuningConfig(num_virtual_tokens=4), "prefix": PrefixTuningConfig(num_virtual_tokens=4)}
 kinds = pytest.mark.parametrize("kind", KINDS)
 DECODERS = [name for name, case in FIRST.items() if "CausalLM" in case.tasks]

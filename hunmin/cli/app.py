@@ -17,7 +17,7 @@ app = typer.Typer(
     help=say("Run, read and understand transformer models.", "트랜스포머 모델을 실행하고 살펴봅니다."),
     epilog="\b\n"
     + say("Examples:", "예:")
-    + '\n  hunmin chat "What is the capital of France?"\n  hunmin run text-generation "Once upon a time"\n  hunmin tasks\n  hunmin run --help\n\n\b\n'
+    + '\n  hunmin chat "What is the capital of Japan?"\n  hunmin run text-generation "Once upon a time"\n  hunmin tasks\n  hunmin run --help\n\n\b\n'
     + say(
         "Exit codes: 0 done, 1 the command failed, 2 wrong usage, 130 interrupted.",
         "종료 코드: 0 정상, 1 실패, 2 잘못된 사용법, 130 사용자 중단.",

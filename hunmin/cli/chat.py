@@ -26,7 +26,7 @@ EXAMPLES = (
     "\b\n"
     + say("Examples:", "예:")
     + (
-        '\n  hunmin chat\n  hunmin chat "What is the capital of France?"'
+        '\n  hunmin chat\n  hunmin chat "What is the capital of Japan?"'
         '\n  hunmin chat --model ./qwen3.gguf --system "Answer in one sentence." --temperature 0.7 --seed 1'
         "\n  cat questions.txt | hunmin chat"
     )
