@@ -217,17 +217,22 @@ API(unpack)(const Matrix* w, bf16* out) {
 #pragma omp parallel for schedule(static)
   for (int t = 0; t < tiles(*w); t++) {
     const int per = w->kind == U4 ? 256 : 512, groups = w->cols / w->group, lanes = std::min(16, w->rows - 16 * t);
-    for (int b = 0; b < w->cols / 32; b++) {
-      const uint8_t* codes = (const uint8_t*)w->codes + (size_t(t) * (w->cols / 32) + b) * per;
-      for (int part = 0; part < 2; part++) {
-        const size_t at = (size_t(t) * groups + (32 * b + 16 * part) / w->group) * 16;
+    for (int at = 0; at < w->cols; at += 16) {
+      const uint8_t* codes = (const uint8_t*)w->codes + (size_t(t) * (w->cols / 32) + at / 32) * per;
+      const size_t place = (size_t(t) * groups + at / w->group) * 16;
+      const f32x16 d = load_f16(w->d + place), m = w->m ? load_f16(w->m + place) : d * float(-w->zero);
+      for (int i = 0; i < 16; i += 2) {  // two columns of sixteen rows
+        u32x16 word = load<u32x16>(codes + 64 * (i / 4 + (w->kind == U8 ? at % 32 / 4 : 0)));
+        if (w->kind == U4) word = (at % 32 ? word >> 4 : word) & 0x0f0f0f0fu;
+        u32x16 pair[2];
+        for (int k = 0; k < 2; k++) {
+          const f32x16 x = fma(__builtin_convertvector(word >> 8 * (i % 4 + k) & 255u, f32x16), d, m);
+          pair[k] = (u32x16)x + 0x7fffu + ((u32x16)x >> 16 & 1u);
+        }
+        const u32x16 both = pair[0] >> 16 | (pair[1] & 0xffff0000u);
         for (int lane = 0; lane < lanes; lane++) {
-          const float d = from_f16(w->d[at + lane]), m = w->m ? from_f16(w->m[at + lane]) : -d * w->zero;
-          bf16* to = out + size_t(16 * t + lane) * w->cols + 32 * b + 16 * part;
-          for (int i = 0; i < 16; i++) {
-            const uint8_t byte = codes[64 * (i / 4 + (w->kind == U8 ? 4 * part : 0)) + 4 * lane + i % 4];
-            to[i] = to_bf16(d * float(w->kind == U8 ? byte : part ? byte >> 4 : byte & 15) + m);
-          }
+          const uint32_t bits = both[lane];
+          std::memcpy(out + size_t(16 * t + lane) * w->cols + at + i, &bits, 4);
         }
       }
     }
