@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any, Literal
 
@@ -71,6 +72,17 @@ def pool(hidden: Tensor, how: str) -> Tensor:
             return hidden.mean(0)
 
 
+def _lists(vectors: Tensor) -> list[Any]:
+    """Nested lists. Python's collector would walk through all lists made so far again and again: it takes as long as making them."""
+    watched = gc.isenabled()
+    gc.disable()
+    try:
+        return vectors.float().cpu().numpy().tolist()  # a third faster than a tensor's own
+    finally:
+        if watched:
+            gc.enable()
+
+
 class FeatureExtractionPipeline(Pipeline):
     """Hidden states of the last layer: ``[1][N][C]`` nested lists a text, or tensors.
 
@@ -118,7 +130,7 @@ class FeatureExtractionPipeline(Pipeline):
         """Nested lists, or with ``return_tensors`` a tensor: ``(1, N, C)``, pooled ``(C,)``."""
         vectors: Tensor = outputs["vectors"]
         vectors = vectors[None] if vectors.ndim == 2 else vectors
-        return vectors if return_tensors else vectors.float().cpu().numpy().tolist()  # a third faster than a tensor's own
+        return vectors if return_tensors else _lists(vectors)
 
     @property
     def sentence(self) -> dict[str, Any]:
