@@ -120,14 +120,14 @@ def _load(place: Source, config: Config, task: str | None, options: dict[str, An
                 f"{place.name}은(는) 이미 양자화되어 저장된 모델입니다. 그대로 불러오거나 quantization='bf16'으로 불러온 뒤 양자화하세요.",
             )
         )
+    stored = config.get("quantization_config")
+    foreign = bool(stored) and method_of(stored, place.name) != "hunmin"
     tensors = open_tensors(place)
     told_dtype = asked.dtype if told_dtype in (None, "auto") else told_dtype
     packed = told_dtype in (None, "auto") and asked.plan is None and (device is None or device.type == "cpu")
     packed = packed and isinstance(tensors, GGUF) and tensors.quantized
     if packed:  # the layers around quantized weights compute in bfloat16 where the processor does
         told_dtype = "bfloat16" if fast_bfloat16() else "float32"
-    stored = config.get("quantization_config")
-    foreign = bool(stored) and method_of(stored, place.name) != "hunmin"
     dtype = _dtype(told_dtype, config, place.gguf is not None or foreign)
     with torch.device("meta"):
         model = PreTrainedModel(config, task)

@@ -66,7 +66,7 @@ def got(engine: Engine, rows: Any, **options: Any) -> list[list[int]]:
 @pytest.fixture
 def twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch steps, also where the CPU kernels could."""
-    monkeypatch.setattr("hunmin.generate.paged.Program.of", lambda model: None)
+    monkeypatch.setattr("hunmin.generate.paged.Program.suits", lambda model: False)
 
 
 # ------------------------------------------------------------------ what each request gets

@@ -262,7 +262,8 @@ def test_batches_follow_lengths() -> None:
 def test_a_bad_input_is_skipped(topics: Any, caplog: pytest.LogCaptureFixture) -> None:
     inputs = [TEXT, None, "Rain.", "a \ud800 b"]
     for answers in (topics(inputs, on_error="skip"), list(topics(iter(inputs), on_error="skip", batch_size=1))):
-        assert [answers[0], answers[2]] == topics([TEXT, "Rain."])
+        for mine, want in zip([answers[0], answers[2]], topics([TEXT, "Rain."]), strict=True):  # company may change the last bit
+            assert mine == {"label": want["label"], "score": pytest.approx(want["score"], rel=1e-5)}
         for i in (1, 3):
             assert set(answers[i]) == {"error", "index"} and answers[i]["index"] == i and "text" in answers[i]["error"]
     assert [m for m in caplog.messages if m.startswith("input ")][:2] == [f"input {i}: {answers[i]['error']}" for i in (1, 3)]

@@ -170,11 +170,11 @@ def test_a_classifier_learns(folder: Path) -> None:
 
 
 def test_a_student_learns_from_a_teacher(folder: Path) -> None:
-    run(recipe(objective="classification", training={"max_steps": 60, "learning_rate": 1e-2}))
+    run(recipe(objective="classification", training={"max_steps": 120, "learning_rate": 1e-2}))
     found = run(
         recipe(
             BERT, objective="classification", output="student", teacher="out", tokenizer={"from": "out"},
-            options={"temperature": 3, "alpha": 1.0}, training={"max_steps": 60, "learning_rate": 1e-2},
+            options={"temperature": 3, "alpha": 1.0}, training={"max_steps": 120, "learning_rate": 1e-2},
         )
     )  # fmt: skip
     assert found["classification"]["validation"]["accuracy"] == 1.0  # alpha 1: the labels themselves were not learned

@@ -213,4 +213,4 @@ def test_objectives_learn(name: str, packed: bool, tokenizers: dict[str, Any]) -
         value.backward()
         optimizer.step()
         seen.append(value.item())
-    assert 0 <= seen[-1] < 0.6 * seen[0], seen
+    assert 0 <= seen[-1] < 0.62 * seen[0], seen

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def build(model: PreTrainedModel, prompt: Prompt, config: GenerationConfig, cache: Cache | None, copies: int) -> Steps | PagedSteps:
     """What generates from ``prompt``. Raises InputError for options that only work on pages."""
     if config.use_cache and cache is None and prompt.dense:
-        more = not config.return_dict_in_generate and prompt.ids.device.type == "cpu" and stepped(model)
+        more = not config.return_dict_in_generate and config.cache_dtype is None and stepped(model)
         if (config.num_beams == 1 and served(model)) or more:
             return PagedSteps(model, prompt, config, copies)
     if config.cache_dtype is not None or (config.deterministic and len(prompt.ids) * copies > 1):

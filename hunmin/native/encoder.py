@@ -121,8 +121,14 @@ class PackedEncoder:
 
     # -------------------------------------------------------------- whether it still holds
 
-    def _state(self) -> list[int]:
-        return [v for p in self.parameters for v in (p._version, p.data_ptr())]  # pyright: ignore[reportPrivateUsage]
+    def _state(self) -> bytes:
+        """A fingerprint of every parameter. Versions would be cheaper, but writing through ``.data`` changes none."""
+        count = len(self.parameters)
+        parts = (ctypes.c_void_p * count)(*(p.data_ptr() for p in self.parameters))
+        found = (ctypes.c_uint64 * count)()
+        sizes = (ctypes.c_int64 * count)(*(p.nbytes for p in self.parameters))
+        self.kernels.fingerprint(parts, sizes, count, found)
+        return bytes(found)
 
     def current(self) -> bool:
         """Whether the stack still has the same modules and parameters, unchanged."""
@@ -239,7 +245,7 @@ def _sequences(at: Where) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
 
 
 def _of_blocks(stack: Transformer) -> bool:
-    """Whether all parts compute what their specs say: ordinary layers on a CPU, of a type that the kernels have, whose versions are known."""
+    """Whether all parts compute what their specs say: ordinary layers on a CPU, of a type that the kernels have."""
     from hunmin.nn.attention import Attention
     from hunmin.nn.layers import FeedForward, Layer, Transformer
     from hunmin.nn.linear import Embedding, Linear
@@ -247,9 +253,7 @@ def _of_blocks(stack: Transformer) -> bool:
     from hunmin.nn.positions import RelativeBias
 
     known = {Transformer, nn.ModuleList, Layer, Attention, FeedForward, Linear, Embedding, RMSNorm, nn.LayerNorm, RelativeBias}
-    fitting = all(
-        type(p) is nn.Parameter and p.device.type == "cpu" and p.dtype in KINDS and not p.is_inference() for p in stack.parameters()
-    )
+    fitting = all(type(p) is nn.Parameter and p.device.type == "cpu" and p.dtype in KINDS and p.is_contiguous() for p in stack.parameters())
     return fitting and all(type(m) in known for m in stack.modules())
 
 

@@ -2,3 +2,4 @@
 #include "encoder.h"
 #include "matmul.h"
 #include "decode.h"
+#include "fingerprint.h"
