@@ -29,8 +29,10 @@ LEVELS: dict[str, dict[str, list[str]]] = {
     "aarch64": {"plain": []},
 }
 # No -fassociative-math: a sum has one order, so that a row's result does not depend on how many rows stand beside it.
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
-FLAGS += ["-ffinite-math-only", "-ffp-contract=fast", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"]
+FLAGS = [
+    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
+    *("-ffinite-math-only", "-ffp-contract=fast", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi"),
+]
 
 
 def version() -> str:
@@ -58,14 +60,11 @@ def build(out: Path = LIBRARY) -> Path:
         raise RuntimeError("no C++ compiler was found (c++, g++, clang++; set CXX)")
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     with tempfile.TemporaryDirectory() as folder:
-        objects = list[str]()
-        for threads in (["-fopenmp"], list[str]()):
-            try:
-                objects, levels = _compile(compiler, Path(folder), LEVELS.get(machine, {"plain": []}), threads)
-                break
-            except RuntimeError:
-                if not threads:
-                    raise
+        known = LEVELS.get(machine, {"plain": []})
+        try:
+            objects, levels = _compile(compiler, Path(folder), known, ["-fopenmp"])
+        except RuntimeError:  # a compiler without OpenMP: one thread
+            objects, levels = _compile(compiler, Path(folder), known, [])
         made = Path(folder) / "choice.o"
         defines = [f"-DHUNMIN_VERSION={version()}", *(f"-DHAS_{level.upper()}" for level in levels)]
         _run([compiler, *FLAGS, *defines, "-c", str(SOURCES / "choice.cpp"), "-o", str(made)])

@@ -33,8 +33,11 @@ PAGE, QUERIES = 32, 32  # as in attention.h
 class Pages(Protocol):
     """What a step needs of the cache, for every layer: keys ``(pages, G, D, 32)`` and values ``(pages, G, 32, D)``, fp32 or bfloat16."""
 
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
+    @property
+    def keys(self) -> Sequence[Tensor]: ...
+
+    @property
+    def values(self) -> Sequence[Tensor]: ...
 
 
 class _Norm(Structure):
