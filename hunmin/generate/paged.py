@@ -28,7 +28,7 @@ GENEROUS = 1 << 30  # bytes: the pool may begin this large on a CPU, which commi
 class Stepper(Protocol):
     """One step of decoding: R rows get a token each."""
 
-    def step(self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages, ) -> Tensor:
+    def step(self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages) -> Tensor:
         """ids ``(R,)`` int64 on the model's device; table ``(R, P)`` int32, the pages of each row, and lengths ``(R,)`` int32, its tokens
         before this one, on the CPU. Writes the new keys and values into the pages; returns logits ``(R, V)`` fp32."""
         ...
