@@ -1,10 +1,12 @@
 // What every kernel shares: number formats, exp and tanh that compilers vectorize, names that carry the level.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <thread>
 #include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -146,13 +148,41 @@ inline f32x16 exp16(f32x16 x) {
 
 inline float exp1(float x) { return exp16(splat(x))[0]; }
 
+// Where the threads of a parallel region wait for each other. They meet some three hundred times in a step of a millisecond or two, so they
+// look for each other before they sleep, which OpenMP's barrier does later and more slowly.
+struct Gate {
+  std::atomic<int> arrived{0}, phase{0};
+
+  void wait(int all) {
+    const int now = phase.load(std::memory_order_acquire);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == all) {
+      arrived.store(0, std::memory_order_relaxed);
+      phase.store(now + 1, std::memory_order_release);
+      return;
+    }
+    for (int looked = 0; phase.load(std::memory_order_acquire) == now; looked++) {
+      if (looked > 20000) std::this_thread::yield();
+#if defined(__x86_64__)
+      else _mm_pause();
+#endif
+    }
+  }
+};
+
 // A thread of a parallel region, and its share of a list.
 struct Team {
   int self, all;
+  Gate* gate;
+
+  static Team here(Gate& gate) {
+#if defined(_OPENMP)
+    return {omp_get_thread_num(), omp_get_num_threads(), &gate};
+#else
+    return {0, 1, &gate};
+#endif
+  }
   void wait() const {
-    if (all > 1) {
-#pragma omp barrier
-    }
+    if (all > 1) gate->wait(all);
   }
   int from(int n) const { return int(int64_t(n) * self / all); }
   int to(int n) const { return int(int64_t(n) * (self + 1) / all); }

@@ -314,13 +314,10 @@ struct Step {
 API(decode)(const Program* program, const Room* room, const int64_t* ids, const Pool* self, const Pool* cross, const int32_t* wanted,
             int32_t count, float* logits) {
   const int texts = cut(*self, room->rows, false, room->blocks), memories = cross ? cut(*cross, room->rows, true, room->memories) : 0;
+  Gate gate;
 #pragma omp parallel
   {
-#if defined(_OPENMP)
-    const Team team{omp_get_thread_num(), omp_get_num_threads()};
-#else
-    const Team team{0, 1};
-#endif
+    const Team team = Team::here(gate);
     Step{*program, *room, team, texts, memories}.run(ids, *self, *cross, wanted, count, logits);
   }
 }

@@ -343,13 +343,10 @@ void encode(const Encoder& e, const Sequences& s, const T* in, T* out) {
     return;
   }
   Room room(e, s.starts[s.count]);
+  Gate gate;
 #pragma omp parallel num_threads(s.threads)
   {
-#if defined(_OPENMP)
-    const Team team{omp_get_thread_num(), omp_get_num_threads()};
-#else
-    const Team team{0, 1};
-#endif
+    const Team team = Team::here(gate);
     Pass<T>{e, s, room, 0, s.count, team}.run(in, out);
   }
 }
