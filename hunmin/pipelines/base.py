@@ -197,6 +197,10 @@ class Pipeline:
             finally:
                 stopped.set()  # whoever leaves early waits for one batch, not for all
 
+    def most_rows(self, options: dict[str, Any]) -> int | None:
+        """How many inputs a batch may have beside its budget of tokens, given the options of ``_forward``; None: any number."""
+        return None
+
     def _answers(
         self, inputs: list[Any], first: int, *, size: Any, stages: list[dict[str, Any]], mode: OnError, stopped: threading.Event
     ) -> list[Any]:
@@ -208,7 +212,7 @@ class Pipeline:
                 self.warn_if_foreign(item, prepared[i])
         rows = [(i, window) for i, item in prepared.items() for window in (item if isinstance(item, list) else [item])]
         out: dict[int, Any] = {}
-        for batch in batches([len(row["input_ids"]) for _, row in rows], size, self.budget):
+        for batch in batches([len(row["input_ids"]) for _, row in rows], size, self.budget, self.most_rows(stages[1])):
             if stopped.is_set():
                 return []
             try:
@@ -312,11 +316,11 @@ class Guard:
         return True
 
 
-def batches(lengths: list[int], size: int | Literal["auto"] | None, budget: int) -> Iterator[list[int]]:
-    """Indices in batches, longest first: of ``size``, or as many as fit into the token budget."""
+def batches(lengths: list[int], size: int | Literal["auto"] | None, budget: int, most: int | None = None) -> Iterator[list[int]]:
+    """Indices in batches, longest first: of ``size``, or as many as fit into the token budget, ``most`` of them."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
-        count = size if isinstance(size, int) else max(1, budget // max(1, lengths[order[0]]))
+        count = size if isinstance(size, int) else max(1, min(most or len(order), budget // max(1, lengths[order[0]])))
         yield order[:count]
         order = order[count:]
 
