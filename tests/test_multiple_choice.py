@@ -67,6 +67,7 @@ def test_files_keep_the_head(case: Case, tmp_path: Path) -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.usefixtures("pytorch")  # logits near zero: the last bits of the kernels, which have a tolerance of their own, would count
 @pytest.mark.parity
 @each
 def test_equals_transformers(case: Case, tmp_path: Path) -> None:
