@@ -47,7 +47,7 @@ class Memory:
         """From an encoder's output ``(B, M, C)`` and its places."""
         assert model.decoder is not None
         stack = model.decoder.stack
-        sites = [stack.layers[use * len(stack.layers) // stack.spec.layers].cross for use in range(stack.spec.layers)]
+        sites = [stack.used(use).cross for use in range(stack.spec.layers)]
         real, per = where.segment >= 0, -(-memory.shape[1] // SIZE)
         shapes = [(s.k.out_features // s.dim, s.dim) for s in sites if isinstance(s, Attention)]
         pages = Pages(shapes, model.dtype, model.device, count=len(memory) * per)

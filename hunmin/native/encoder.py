@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hunmin.native import ORDER, Library, address, library
+from hunmin.native.matrix import KINDS
 
 if TYPE_CHECKING:
     from hunmin.nn.attention import Context
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from hunmin.nn.spec import Stack
     from hunmin.nn.where import Where
 
-KINDS = {torch.float32: 0, torch.bfloat16: 1}  # as matmul.h numbers them
 U8 = 3
 ACTS = ("gelu", "gelu_new", "quick_gelu", "relu", "silu", "sigmoid", "tanh")  # as encoder.h numbers them
 ALIASES = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swish": "silu"}

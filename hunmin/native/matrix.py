@@ -13,7 +13,7 @@ from hunmin.native import Library, address
 if TYPE_CHECKING:
     from hunmin.quantize.tiles import Tiles
 
-PLAIN = {torch.float32: 0, torch.bfloat16: 1}
+KINDS = {torch.float32: 0, torch.bfloat16: 1}  # as matmul.h numbers them
 
 
 class Matrix(ctypes.Structure):
@@ -29,7 +29,7 @@ class Matrix(ctypes.Structure):
         bias = bias.detach().float().contiguous() if bias is not None else None
         if isinstance(weight, Tensor):
             plain = weight.detach().contiguous()
-            found = cls(PLAIN[plain.dtype], *plain.shape, 32, 0, 0, address(plain), None, None, address(bias))
+            found = cls(KINDS[plain.dtype], *plain.shape, 32, 0, 0, address(plain), None, None, address(bias))
             found._kept = (plain, bias)
         else:
             kind, codes = 3 if weight.bits == 8 else 2, weight.codes

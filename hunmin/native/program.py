@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_void_p
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hunmin.native import Library, address, library
-from hunmin.native.matrix import Matrix, Rows
+from hunmin.native.encoder import ACTS, ALIASES
+from hunmin.native.matrix import KINDS, Matrix, Rows
 from hunmin.nn.attention import Attention
 from hunmin.nn.heads import LMHead
 from hunmin.nn.layers import Layer
 from hunmin.nn.model import Backbone, Model
 from hunmin.nn.norm import RMSNorm
+from hunmin.nn.pages import SIZE, Pages
 from hunmin.nn.positions import frequencies, sinusoids
 from hunmin.nn.where import Where
 from hunmin.quantize import QuantizedEmbedding, QuantizedLinear
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-ACTS = ("gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "sigmoid", "tanh")  # `enum Act` of decode.h
-SYNONYMS = {"gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh", "swish": "silu"}
-FLOATS = {torch.float32: 0, torch.bfloat16: 1}
 REACH = 256  # positions that tables of angles start with
-PAGE, QUERIES = 32, 32  # as in attention.h
-
-
-class Pages(Protocol):
-    """What a step needs of the cache, for every layer: keys ``(pages, G, D, 32)`` and values ``(pages, G, 32, D)``, fp32 or bfloat16."""
-
-    @property
-    def keys(self) -> Sequence[Tensor]: ...
-
-    @property
-    def values(self) -> Sequence[Tensor]: ...
+QUERIES = 32  # as in attention.h
+QUANTIZED = 2  # the kind of all quantized weights, as far as their inputs are concerned: `U4` of matmul.h
 
 
 class _Norm(Structure):
@@ -92,18 +79,14 @@ class Program:
     def suits(model: Model) -> bool:
         return library() is not None and _suits(model)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What keys and values should be kept in."""
-        return self._embed.tokens.dtype if isinstance(self._embed.tokens, QuantizedEmbedding) else self._embed.tokens.weight.dtype
-
     def reads(self, tokens: int) -> bool:
-        """Whether steps read a prompt of so many tokens faster than the forward pass of PyTorch, where many rows have to be unpacked for.
+        """Whether steps read a prompt of so many tokens faster than the forward pass of PyTorch.
 
-        With the matrix units of AMX the forward pass is faster from some 64 tokens on.
+        Of quantized weights any number, where one instruction multiplies integers and no AMX multiplies bfloat16 faster still; else only few.
         """
-        many = torch.cpu._is_amx_tile_supported() if self._kinds & 1 << 2 else True  # pyright: ignore[reportPrivateUsage]
-        return tokens <= (64 if self._kinds & 1 << 2 else 16) or not many
+        amx = torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
+        quantized = bool(self._kinds & 1 << QUANTIZED)
+        return tokens <= 16 or (quantized and self._kernels.level == "avx512" and not amx)
 
     @torch.no_grad()
     def step(
@@ -145,7 +128,7 @@ class Program:
         """Room for a step of so many rows; used again as long as it is large enough."""
         threads = torch.get_num_threads()
         if self._room[0] < rows or self._room[1] != threads:
-            widest, width, desk = self._struct.widest, self._struct.width, QUERIES * (3 * self._dim + PAGE)
+            widest, width, desk = self._struct.widest, self._struct.width, QUERIES * (3 * self._dim + SIZE)
             sizes = {"x": width, "y": width, "wide": widest, "far": widest, "blocks": 2, "memories": 2}
             kept = {name: torch.empty(rows * size) for name, size in sizes.items()} | {"desks": torch.empty(threads * desk)}
             room = _Room(desk=desk, **{name: t.data_ptr() for name, t in kept.items()})
@@ -180,7 +163,7 @@ class Program:
         spec, embed, stack = self._stack.spec, self._embed, self._stack
         self._layers = (_Layer * spec.layers)()
         for use in range(spec.layers):
-            layer = stack.layers[use * len(stack.layers) // spec.layers]
+            layer = stack.used(use)
             assert isinstance(layer, Layer)
             self._fill(self._layers[use], layer, use)
         whole = _Program(
@@ -207,7 +190,7 @@ class Program:
             to.gate = self._matrix(ffn.gate)
         for name in ("attn_norm", "attn_out_norm", "cross_norm", "ffn_norm", "ffn_out_norm"):
             setattr(to, name, self._norm(getattr(layer, name)))
-        to.act, to.crossed, to.store = ACTS.index(SYNONYMS.get(spec.ffn.act, spec.ffn.act)), int(layer.cross is not None), use
+        to.act, to.crossed, to.store = ACTS.index(ALIASES.get(spec.ffn.act, spec.ffn.act)), int(layer.cross is not None), use
 
     def _site(self, to: _Site, attn: Attention, own: bool) -> None:
         spec = attn.spec
@@ -230,7 +213,7 @@ class Program:
     def _matrix(self, layer: nn.Module) -> Matrix:
         packed = isinstance(layer, QuantizedLinear | QuantizedEmbedding)
         found = Matrix.of(layer.tiles if packed else layer.weight, getattr(layer, "bias", None))  # type: ignore[arg-type]
-        self._kinds |= 1 << (2 if found.kind >= 2 else found.kind)
+        self._kinds |= 1 << min(found.kind, QUANTIZED)
         self._kept.append(found)
         return found
 
@@ -245,7 +228,7 @@ class Program:
 
 
 def _pool(table: Tensor, lengths: Tensor, pages: Pages, kept: list[Any]) -> _Pool:
-    kind = FLOATS[pages.keys[0].dtype]
+    kind = KINDS[pages.keys[0].dtype]
     table, lengths = table.to(torch.int32).contiguous(), lengths.to(torch.int32).contiguous()
     pointers = [(c_void_p * len(side))(*(t.data_ptr() for t in side)) for side in (pages.keys, pages.values)]
     kept += [table, lengths, *pointers]
@@ -259,7 +242,7 @@ def _suits(model: Model) -> bool:
     if model.training or decoder is None or not isinstance(head, LMHead) or head.dense is not None:
         return False
     spec, embed = decoder.stack.spec, decoder.embed.spec
-    if embed.types or embed.project or SYNONYMS.get(spec.ffn.act, spec.ffn.act) not in ACTS or type(decoder) is not Backbone:
+    if embed.types or embed.project or ALIASES.get(spec.ffn.act, spec.ffn.act) not in ACTS or type(decoder) is not Backbone:
         return False
     if any(type(layer) is not Layer for layer in decoder.stack.layers):
         return False
@@ -274,4 +257,4 @@ def _suits(model: Model) -> bool:
             return False
     parameters = [*decoder.parameters(), *head.parameters()]
     buffers = [*decoder.buffers(), *head.buffers()]
-    return all(t.device.type == "cpu" for t in parameters + buffers) and all(p.dtype in FLOATS for p in parameters)
+    return all(t.device.type == "cpu" for t in parameters + buffers) and all(p.dtype in KINDS for p in parameters)

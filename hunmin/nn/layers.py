@@ -112,6 +112,10 @@ class Transformer(nn.Module):
         self.bias = RelativeBias(spec.buckets, spec.attn.heads, spec.attn.causal) if spec.buckets else None
         self.norm = build_norm(spec.norm, spec.width) if spec.final_norm else None
 
+    def used(self, use: int) -> nn.Module:
+        """The layer that runs as number ``use``: layers with shared weights run several times."""
+        return self.layers[use * len(self.layers) // self.spec.layers]
+
     def forward(self, x: Tensor, at: Where, context: Context) -> Tensor:
         """x ``(B, N, C)`` -> ``(B, N, C)``. A trace gets the input of every layer and the final output: ``layers + 1`` states."""
         if (fused := encode(self, x, at, context)) is not None:
@@ -122,7 +126,7 @@ class Transformer(nn.Module):
                 hidden.append(x)
             if self.training and self.spec.layer_drop and torch.rand(()).item() < self.spec.layer_drop:
                 continue
-            layer = self.layers[use * len(self.layers) // self.spec.layers]
+            layer = self.used(use)
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(layer, x, at, context, use, self.bias, use_reentrant=False)
             else:

@@ -56,7 +56,7 @@ class Pages:
     @classmethod
     def of(cls, stack: Transformer, dtype: torch.dtype, device: torch.device, **options: int | bool | None) -> Pages:
         """For the layers of a decoder, in the order in which they run."""
-        uses = [stack.layers[use * len(stack.layers) // stack.spec.layers].attn for use in range(stack.spec.layers)]
+        uses = [stack.used(use).attn for use in range(stack.spec.layers)]
         shapes = [(a.k.out_features // a.dim, a.dim) for a in uses if isinstance(a, Attention)]
         return cls(shapes, dtype, device, **options)  # type: ignore[arg-type]
 

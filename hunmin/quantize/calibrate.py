@@ -78,7 +78,7 @@ def quantize(
             if told is not None:
                 told(f"{path}.layers.{index}")
             here: dict[str, Kind] = {n: k for n, k in kinds.items() if n.startswith(f"{path}.layers.{index}.")}
-            uses = [use for use in range(stack.spec.layers) if use * len(stack.layers) // stack.spec.layers == index]
+            uses = [use for use in range(stack.spec.layers) if stack.used(use) is stack.layers[index]]
             _layer(model, f"{path}.layers.{index}", layer, here, plan, method, act_order, partial(_run, stack, runs, uses))
             runs = [(out, rest) for out, (_, rest) in zip(_run(stack, runs, uses), runs, strict=True)]
             names += here
@@ -134,7 +134,7 @@ def _run(stack: Transformer, runs: list[Run], uses: list[int]) -> list[Tensor]:
     outs = list[Tensor]()
     for x, (at, context) in runs:
         for use in uses:
-            x = stack.layers[use * len(stack.layers) // stack.spec.layers](x, at, context, use, stack.bias)
+            x = stack.used(use)(x, at, context, use, stack.bias)
         outs.append(x)
     return outs
 
