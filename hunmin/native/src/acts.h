@@ -1,4 +1,4 @@
-// Activations of sixteen numbers at a time, and how such a vector is read and written in each format.
+// Activations of sixteen numbers at a time.
 #pragma once
 #include "matmul.h"
 
@@ -30,20 +30,6 @@ inline f32x16 activate(f32x16 x) {
     case SIGMOID: return sigmoid16(x);
     default: return 2.0f * sigmoid16(2.0f * x) - 1.0f;
   }
-}
-
-inline f32x16 read(const float* from) { return load<f32x16>(from); }
-inline f32x16 read(const bf16* from) { return load_bf16(from); }
-inline void write(float* to, f32x16 x) { std::memcpy(to, &x, 64); }
-inline void write(bf16* to, f32x16 x) {
-#if defined(__AVX512BF16__)
-  const __m256bh y = _mm512_cvtneps_pbh((__m512)x);
-  std::memcpy(to, &y, 32);
-#else
-  const u32x16 bits = (u32x16)x, up = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  const u16x16 y = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 64u : up, u16x16);
-  std::memcpy(to, &y, 32);
-#endif
 }
 
 }  // namespace

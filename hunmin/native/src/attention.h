@@ -6,7 +6,7 @@
 namespace {
 
 constexpr int PAGE = 32, QUERIES = 32, BLOCK = 8;  // tokens; queries at once; rows at once
-constexpr float LOWEST = -1e30f;
+constexpr float LOWEST = -1e30f, UNSEEN = -2e30f;  // of scores, before any; of a token that a query does not see
 
 struct Norm {
   const float *weight, *bias;
@@ -40,13 +40,13 @@ struct Block {
 
 // What a thread works in; `dim` numbers for each query.
 struct Desk {
-  float *q, *out, *weights;  // (QUERIES, dim), (QUERIES, dim), (QUERIES, PAGE)
+  float *q, *out, *weights;  // (QUERIES, dim), (QUERIES, dim), (QUERIES, PAGE) in the kind of the values
   float top[QUERIES], total[QUERIES];
-  uint32_t* pairs;  // (QUERIES, dim / 2): q as pairs of bfloat16
+  bf16* halves;  // (QUERIES, dim): q as bfloat16
 
   static size_t size(int dim) { return size_t(QUERIES) * (3 * dim + PAGE); }
   Desk(float* memory, int dim)
-      : q(memory), out(q + QUERIES * dim), weights(out + QUERIES * dim), pairs((uint32_t*)(weights + QUERIES * PAGE)) {}
+      : q(memory), out(q + QUERIES * dim), weights(out + QUERIES * dim), halves((bf16*)(weights + QUERIES * PAGE)) {}
 };
 
 // Scores of N queries with the tokens of a page: keys (dim, 32).
@@ -63,19 +63,27 @@ inline void scores(const float* keys, const Desk& desk, int from, int dim, f32x1
   }
 }
 
+#if defined(__AVX512BF16__)
+// Two rows of 32 numbers as pairs of a column: columns 0 to 15, and 16 to 31.
+inline void pair_up(const bf16* first, const bf16* second, __m512bh& low, __m512bh& high) {
+  const __m512i a = _mm512_loadu_si512(first), b = _mm512_loadu_si512(second);
+  const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i order = _mm512_or_si512(_mm512_slli_epi32(count, 16), count) | _mm512_set1_epi32(32 << 16);
+  low = (__m512bh)_mm512_permutex2var_epi16(a, order, b);
+  high = (__m512bh)_mm512_permutex2var_epi16(a, _mm512_add_epi16(order, _mm512_set1_epi16(16)), b);
+}
+#endif
+
 template <int N>
 inline void scores(const bf16* keys, const Desk& desk, int from, int dim, f32x16 (*out)[2]) {
   for (int j = 0; j < N; j++) out[j][0] = out[j][1] = f32x16{};
   int d = 0;
 #if defined(__AVX512BF16__)
-  alignas(64) uint16_t order[2][32];  // two rows of 32 tokens as pairs: tokens 0 to 15, and 16 to 31
-  for (int i = 0; i < 32; i++) order[0][i] = i / 2 + i % 2 * 32, order[1][i] = 16 + i / 2 + i % 2 * 32;
-  const __m512i low = _mm512_load_si512(order[0]), high = _mm512_load_si512(order[1]);
   for (; d + 2 <= dim; d += 2) {
-    const __m512i one = _mm512_loadu_si512(keys + d * PAGE), two = _mm512_loadu_si512(keys + (d + 1) * PAGE);
-    const __m512bh a = (__m512bh)_mm512_permutex2var_epi16(one, low, two), b = (__m512bh)_mm512_permutex2var_epi16(one, high, two);
+    __m512bh a, b;
+    pair_up(keys + d * PAGE, keys + (d + 1) * PAGE, a, b);
     for (int j = 0; j < N; j++) {
-      const __m512bh q = (__m512bh)_mm512_set1_epi32(desk.pairs[(from + j) * (dim / 2) + d / 2]);
+      const __m512bh q = (__m512bh)_mm512_set1_epi32(load<int32_t>(desk.halves + (from + j) * dim + d));
       out[j][0] = (f32x16)_mm512_dpbf16_ps((__m512)out[j][0], a, q);
       out[j][1] = (f32x16)_mm512_dpbf16_ps((__m512)out[j][1], b, q);
     }
@@ -94,30 +102,60 @@ inline void scores(const bf16* keys, const Desk& desk, int from, int dim, f32x16
 inline float wide(float x) { return x; }
 inline float wide(bf16 x) { return from_bf16(x); }
 
-// out = factor * out + the weighted values of tokens `lo` to `hi` of a page, values (32, dim), for N queries.
+// Two sums of values (32, dim), columns `c` and `c + 16` on: those of tokens `lo` to `hi`, weighted.
+template <int N>
+inline void weigh(const float* values, const float* weights, int dim, int c, int lo, int hi, f32x16 (*acc)[2]) {
+  for (int t = lo; t < hi; t++) {
+    const f32x16 a = read(values + t * dim + c), b = read(values + t * dim + c + 16);
+    for (int j = 0; j < N; j++) {
+      const f32x16 w = splat(weights[j * PAGE + t]);
+      acc[j][0] = fma(w, a, acc[j][0]);
+      acc[j][1] = fma(w, b, acc[j][1]);
+    }
+  }
+}
+
+template <int N>
+inline void weigh(const bf16* values, const bf16* weights, int dim, int c, int lo, int hi, f32x16 (*acc)[2]) {
+#if defined(__AVX512BF16__)
+  for (int t = lo & ~1; t < hi; t += 2) {  // outside, weights are zero and values may be anything: another row stands in
+    __m512bh a, b;
+    pair_up(values + std::max(t, lo) * dim + c, values + std::min(t + 1, hi - 1) * dim + c, a, b);
+    for (int j = 0; j < N; j++) {
+      const __m512bh w = (__m512bh)_mm512_set1_epi32(load<int32_t>(weights + j * PAGE + t));
+      acc[j][0] = (f32x16)_mm512_dpbf16_ps((__m512)acc[j][0], a, w);
+      acc[j][1] = (f32x16)_mm512_dpbf16_ps((__m512)acc[j][1], b, w);
+    }
+  }
+#else
+  for (int t = lo; t < hi; t++) {
+    const f32x16 a = read(values + t * dim + c), b = read(values + t * dim + c + 16);
+    for (int j = 0; j < N; j++) {
+      const f32x16 w = splat(from_bf16(weights[j * PAGE + t]));
+      acc[j][0] = fma(w, a, acc[j][0]);
+      acc[j][1] = fma(w, b, acc[j][1]);
+    }
+  }
+#endif
+}
+
+// out = factor * out + the weighted values of tokens `lo` to `hi` of a page, for N queries.
 template <int N, class T>
-inline void gather(const T* values, const Desk& desk, int from, int dim, int lo, int hi, const float* factor) {
+inline void gather(const T* values, const T* weights, float* out, int dim, int lo, int hi, const float* factor) {
   int c = 0;
   for (; c + 32 <= dim; c += 32) {
     f32x16 acc[N][2];
     for (int j = 0; j < N; j++)
-      for (int k = 0; k < 2; k++) acc[j][k] = load<f32x16>(desk.out + (from + j) * dim + c + 16 * k) * factor[j];
-    for (int t = lo; t < hi; t++) {
-      const f32x16 a = read(values + t * dim + c), b = read(values + t * dim + c + 16);
-      for (int j = 0; j < N; j++) {
-        const f32x16 w = splat(desk.weights[(from + j) * PAGE + t]);
-        acc[j][0] = fma(w, a, acc[j][0]);
-        acc[j][1] = fma(w, b, acc[j][1]);
-      }
-    }
+      for (int k = 0; k < 2; k++) acc[j][k] = read(out + j * dim + c + 16 * k) * factor[j];
+    weigh<N>(values, weights, dim, c, lo, hi, acc);
     for (int j = 0; j < N; j++)
-      for (int k = 0; k < 2; k++) write(desk.out + (from + j) * dim + c + 16 * k, acc[j][k]);
+      for (int k = 0; k < 2; k++) write(out + j * dim + c + 16 * k, acc[j][k]);
   }
   for (; c < dim; c++)
     for (int j = 0; j < N; j++) {
-      float total = desk.out[(from + j) * dim + c] * factor[j];
-      for (int t = lo; t < hi; t++) total = std::fma(desk.weights[(from + j) * PAGE + t], wide(values[t * dim + c]), total);
-      desk.out[(from + j) * dim + c] = total;
+      float total = out[j * dim + c] * factor[j];
+      for (int t = lo; t < hi; t++) total = std::fma(wide(weights[j * PAGE + t]), wide(values[t * dim + c]), total);
+      out[j * dim + c] = total;
     }
 }
 
@@ -128,21 +166,16 @@ struct View {  // of a query: which tokens it sees
 // One page for N queries. Tokens that a query does not see get no weight; a page without any leaves it as it is.
 template <int N, class T>
 inline void look(const Site& site, const T* keys, const T* values, Desk& desk, const View* views, int from, int start) {
-  f32x16 s[N][2];
-  float factor[N];
+  f32x16 s[N][2], change = {};
+  float tops[N];
+  T* weights = (T*)desk.weights + from * PAGE;
   scores<N>(keys, desk, from, site.dim, s);
   int lowest = PAGE, highest = 0;
   const i32x16 count = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int j = 0; j < N; j++) {
     const View& view = views[from + j];
     const int lo = std::max(0, view.first - start), hi = std::min(PAGE, view.end - start);
-    factor[j] = 1;
-    float* weights = desk.weights + (from + j) * PAGE;
-    if (lo >= hi) {
-      std::memset(weights, 0, sizeof(float) * PAGE);
-      continue;
-    }
-    lowest = std::min(lowest, lo), highest = std::max(highest, hi);
+    if (lo < hi) lowest = std::min(lowest, lo), highest = std::max(highest, hi);
     for (int k = 0; k < 2; k++) {
       s[j][k] = s[j][k] * site.scale;
       if (site.bias)
@@ -152,21 +185,25 @@ inline void look(const Site& site, const T* keys, const T* values, Desk& desk, c
         }
       if (site.softcap > 0) s[j][k] = site.softcap * activate<TANH>(s[j][k] / site.softcap);
       const i32x16 at = count + 16 * k;
-      s[j][k] = (at >= lo) & (at < hi) ? s[j][k] : splat(LOWEST);
+      s[j][k] = (at >= lo) & (at < hi) ? s[j][k] : splat(UNSEEN);
     }
-    const float top = std::max(desk.top[from + j], greatest(larger(s[j][0], s[j][1])));
-    factor[j] = exp1(desk.top[from + j] - top);
-    float total = 0;
-    for (int k = 0; k < 2; k++) {
-      const i32x16 at = count + 16 * k;
-      const f32x16 p = (at >= lo) & (at < hi) ? exp16(s[j][k] - top) : f32x16{};
-      write(weights + 16 * k, p);
-      total += sum(p);
-    }
-    desk.total[from + j] = desk.total[from + j] * factor[j] + total;
-    desk.top[from + j] = top;
+    tops[j] = std::max(desk.top[from + j], greatest(larger(s[j][0], s[j][1])));
+    change[j] = desk.top[from + j] - tops[j];
+    desk.top[from + j] = tops[j];
   }
-  if (lowest < highest) gather<N>(values, desk, from, site.dim, lowest, highest, factor);
+  if (lowest >= highest) return;
+  change = exp16(change);
+  float factor[N];
+  for (int j = 0; j < N; j++) {
+    f32x16 p[2];
+    for (int k = 0; k < 2; k++) {
+      p[k] = s[j][k] == UNSEEN ? f32x16{} : exp16(s[j][k] - tops[j]);
+      write(weights + j * PAGE + 16 * k, p[k]);
+    }
+    factor[j] = change[j];
+    desk.total[from + j] = desk.total[from + j] * factor[j] + sum(p[0] + p[1]);
+  }
+  gather<N>(values, weights, desk.out + from * site.dim, site.dim, lowest, highest, factor);
 }
 
 // Queries stand in `desk.q`; their results are left in `desk.out`. All look at the pages of `row`.
@@ -177,13 +214,13 @@ inline void attend(const Site& site, const Pool& pool, int store_of, int row, in
     first = std::min(first, views[i].first), end = std::max(end, views[i].end);
     desk.top[i] = LOWEST, desk.total[i] = 0;
     std::memset(desk.out + i * site.dim, 0, sizeof(float) * site.dim);
-    for (int d = 0; d + 2 <= site.dim; d += 2)
-      desk.pairs[i * (site.dim / 2) + d / 2] = to_bf16(desk.q[i * site.dim + d]) | uint32_t(to_bf16(desk.q[i * site.dim + d + 1])) << 16;
+    if (sizeof(T) == 2) to_bf16(desk.q + i * site.dim, desk.halves + i * site.dim, site.dim);
   }
   for (int number = first / PAGE; number * PAGE < end; number++) {
     const size_t at = pool.page(site, row, group, number);
     const T *keys = (const T*)pool.keys[store_of] + at, *values = (const T*)pool.values[store_of] + at;
     int i = 0;
+    for (; i + 8 <= queries; i += 8) look<8>(site, keys, values, desk, views, i, number * PAGE);
     for (; i + 4 <= queries; i += 4) look<4>(site, keys, values, desk, views, i, number * PAGE);
     for (; i < queries; i++) look<1>(site, keys, values, desk, views, i, number * PAGE);
   }

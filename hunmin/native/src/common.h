@@ -31,6 +31,7 @@ typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
 
 inline float from_bf16(bf16 x) {
   uint32_t bits = uint32_t(x) << 16;
@@ -97,6 +98,26 @@ inline f32x16 load_bf16(const bf16* from) {
 #endif
 }
 
+inline f32x16 read(const float* from) { return load<f32x16>(from); }
+inline f32x16 read(const bf16* from) { return load_bf16(from); }
+inline void write(float* to, f32x16 x) { std::memcpy(to, &x, 64); }
+inline void write(bf16* to, f32x16 x) {
+#if defined(__AVX512BF16__)
+  const __m256bh y = _mm512_cvtneps_pbh((__m512)x);
+  std::memcpy(to, &y, 32);
+#else
+  const u32x16 bits = (u32x16)x, up = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const u16x16 y = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 64u : up, u16x16);
+  std::memcpy(to, &y, 32);
+#endif
+}
+
+inline void to_bf16(const float* from, bf16* to, int n) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) write(to + i, read(from + i));
+  for (; i < n; i++) to[i] = to_bf16(from[i]);
+}
+
 inline float sum(f32x16 x) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)x);
@@ -113,10 +134,27 @@ inline f32x16 splat(float x) { return f32x16{} + x; }
 inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
 
 inline float greatest(f32x16 x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)x);
+#else
   float out = x[0];
   for (int i = 1; i < 16; i++) out = std::max(out, x[i]);
   return out;
+#endif
 }
+
+inline int32_t sum(i32x16 x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)x);
+#else
+  int32_t out = 0;
+  for (int i = 0; i < 16; i++) out += x[i];
+  return out;
+#endif
+}
+
+// The nearest whole numbers, ties to even, below 2^22: adding 1.5 * 2^23 leaves no bits for fractions.
+inline i32x16 nearest(f32x16 x) { return (i32x16)(x + 12582912.0f) - (i32x16)splat(12582912.0f); }
 
 // a * b + c, rounded once where the processor can; written out where it has to be the same in every instance of a template.
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {

@@ -100,14 +100,15 @@ inline void keep(const Site& site, const Pool& pool, int store, int row, int gro
   if (site.k_norm.kind) normalize(site.k_norm, k, k, site.dim);
   if (site.turned) rotate(site, k, at);
   const size_t page = pool.page(site, row, group, at / PAGE), column = page + at % PAGE, line = page + at % PAGE * site.dim;
-  for (int i = 0; i < site.dim; i++) {
-    if (pool.kind == F32) {
-      ((float*)pool.keys[store])[column + i * PAGE] = k[i];
-      ((float*)pool.values[store])[line + i] = v[i];
-    } else {
-      ((bf16*)pool.keys[store])[column + i * PAGE] = to_bf16(k[i]);
-      ((bf16*)pool.values[store])[line + i] = to_bf16(v[i]);
-    }
+  if (pool.kind == F32) {
+    float* keys = (float*)pool.keys[store] + column;
+    for (int i = 0; i < site.dim; i++) keys[i * PAGE] = k[i];
+    std::memcpy((float*)pool.values[store] + line, v, sizeof(float) * site.dim);
+  } else {
+    bf16 *keys = (bf16*)pool.keys[store] + column, *values = (bf16*)pool.values[store] + line;
+    to_bf16(k, values, site.dim);  // rounded where the value comes to stand
+    for (int i = 0; i < site.dim; i++) keys[i * PAGE] = values[i];
+    to_bf16(v, values, site.dim);
   }
 }
 
@@ -251,8 +252,7 @@ struct Step {
       const Rows in = rows(F);
       const size_t at = size_t(r) * in.width + from;
       if (program.kinds & 1 << U4) quantize_row(in.x + at, 32, in.q + at, in.s + at / 32, in.sums + at / 16);
-      if (program.kinds & 1 << BF16)
-        for (int j = 0; j < 32; j++) in.half[at + j] = to_bf16(in.x[at + j]);
+      if (program.kinds & 1 << BF16) to_bf16(in.x + at, in.half + at, 32);
     }
     team.wait();
     products(F, {{&layer.down, room.y}}, C);

@@ -71,7 +71,6 @@ inline f32x16 most(f32x16 a, f32x16 b) { return b > a ? b : a; }
 // One row as 8-bit numbers that use their whole range. What fills x and `smooth` up to whole vectors is zero.
 template <class T>
 inline void round_row(const T* x, int width, const float* smooth, int row, const Side& out) {
-  typedef int8_t i8x16 __attribute__((vector_size(16)));
   f32x16 lows = {}, highs = {};
   for (int i = 0; i < width; i += 16) {
     const f32x16 y = read(x + i) * read(smooth + i);

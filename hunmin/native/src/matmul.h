@@ -61,12 +61,13 @@ inline void quantize_row(const float* x, int width, int8_t* q, float* s, float* 
     const f32x16 low = load<f32x16>(x), high = load<f32x16>(x + 16);
     const float top = greatest(larger(larger(low, -low), larger(high, -high)));
     const float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
-    int32_t total[2] = {0, 0};
-    for (int i = 0; i < 32; i++) q[i] = int8_t(std::nearbyint(x[i] * inverse));
-    for (int i = 0; i < 32; i++) total[i / 16] += q[i];
     s[b] = scale;
-    sums[2 * b] = scale * total[0];
-    sums[2 * b + 1] = scale * total[1];
+    for (int half = 0; half < 2; half++) {
+      const i32x16 codes = nearest((half ? high : low) * inverse);
+      const i8x16 bytes = __builtin_convertvector(codes, i8x16);
+      std::memcpy(q + 16 * half, &bytes, 16);
+      sums[2 * b + half] = scale * sum(codes);
+    }
   }
 }
 
@@ -75,8 +76,7 @@ inline void prepare(const Rows& rows, int kind, int first, int last) {
   const size_t n = rows.width;
   for (size_t r = first; r < size_t(last); r++) {
     if (kind >= U4) quantize_row(rows.x + r * n, rows.width, rows.q + r * n, rows.s + r * (n / 32), rows.sums + r * (n / 16));
-    if (kind == BF16)
-      for (size_t i = 0; i < n; i++) rows.half[r * n + i] = to_bf16(rows.x[r * n + i]);
+    if (kind == BF16) to_bf16(rows.x + r * n, rows.half + r * n, rows.width);
   }
 }
 
