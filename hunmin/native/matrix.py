@@ -47,15 +47,16 @@ class Matrix(ctypes.Structure):
 class Rows(ctypes.Structure):
     """``struct Rows`` of matmul.h: rows ``(R, width)`` in fp32, and room for their quantized or rounded copies."""
 
-    _fields_ = [("count", ctypes.c_int), ("width", ctypes.c_int)] + [(n, ctypes.c_void_p) for n in ("x", "q", "s", "sums", "half")]
+    _fields_ = [("count", ctypes.c_int), ("width", ctypes.c_int)] + [(n, ctypes.c_void_p) for n in ("x", "q", "s", "sums", "halves", "half")]
 
     @classmethod
     def of(cls, x: Tensor) -> Rows:
         count, width = x.shape
         room = torch.empty(count * width * 4, dtype=torch.uint8)
-        s, sums = torch.empty(count, -(-width // 32)), torch.empty(count, -(-width // 16))
-        found = cls(count, width, address(x), address(room), address(s), address(sums), ctypes.c_void_p(room.data_ptr() + count * width))
-        found._kept = (x, room, s, sums)
+        parts = torch.empty(count * 4 * -(-width // 32)).split([count * n * -(-width // 32) for n in (1, 1, 2)])
+        half = ctypes.c_void_p(room.data_ptr() + count * width)
+        found = cls(count, width, address(x), address(room), *map(address, parts), half)
+        found._kept = (x, room, parts)
         return found
 
 

@@ -219,10 +219,16 @@ inline void attend(const Site& site, const Pool& pool, int store_of, int row, in
   for (int number = first / PAGE; number * PAGE < end; number++) {
     const size_t at = pool.page(site, row, group, number);
     const T *keys = (const T*)pool.keys[store_of] + at, *values = (const T*)pool.values[store_of] + at;
-    int i = 0;
-    for (; i + 8 <= queries; i += 8) look<8>(site, keys, values, desk, views, i, number * PAGE);
-    for (; i + 4 <= queries; i += 4) look<4>(site, keys, values, desk, views, i, number * PAGE);
-    for (; i < queries; i++) look<1>(site, keys, values, desk, views, i, number * PAGE);
+    for (int i = 0; i < queries;) {
+      const int n = std::min(queries - i, 8);
+      switch (n) {
+#define CASE(N) \
+  case N: look<N>(site, keys, values, desk, views, i, number * PAGE); i += N; break;
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(8)
+#undef CASE
+        default: look<4>(site, keys, values, desk, views, i, number * PAGE); i += 4;
+      }
+    }
   }
   for (int i = 0; i < queries; i++)
     for (int d = 0; d < site.dim; d++) desk.out[i * site.dim + d] /= desk.total[i];

@@ -157,7 +157,7 @@ struct Step {
     const int from = team.from(all), to = team.to(all);
     for (const auto& [w, y] : list) {
       const int n = tiles(*w), first = std::max(0, from - start), last = std::min(n, to - start);
-      if (first < last) multiply(*w, in, y, stride, false, first, last);
+      if (first < last) multiply(*w, in, y, stride, first, last);
       start += n;
     }
     team.wait();
@@ -251,7 +251,7 @@ struct Step {
       activation(layer.act, room.wide + place, layer.gated ? room.far + place : nullptr, start(r, F) + from, n);
       const Rows in = rows(F);
       const size_t at = size_t(r) * in.width + from;
-      if (program.kinds & 1 << U4) quantize_row(in.x + at, 32, in.q + at, in.s + at / 32, in.sums + at / 16);
+      if (program.kinds & 1 << U4) quantize_row(in, r, from, from + 32);
       if (program.kinds & 1 << BF16) to_bf16(in.x + at, in.half + at, 32);
     }
     team.wait();

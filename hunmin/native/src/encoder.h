@@ -11,7 +11,7 @@
 namespace encoding {
 namespace {
 
-constexpr int LEAST = 64, MOST = 256;  // tokens that go through all layers together
+constexpr int FEWEST = 64, GROUP = 256;  // tokens that go through all layers together
 
 // Mirrored in encoder.py.
 struct Weights {
@@ -326,7 +326,7 @@ template <class T>
 void encode(const Encoder& e, const Sequences& s, const T* in, T* out) {
   std::vector<int> bounds{0};  // sequences where groups begin
   int most = 0;
-  const int group = std::min(MOST, std::max(LEAST, s.starts[s.count] / (4 * s.threads)));
+  const int group = std::min(GROUP, std::max(FEWEST, s.starts[s.count] / (4 * s.threads)));
   for (int i = 1; i <= s.count; i++) {
     const int size = s.starts[i] - s.starts[bounds.back()];
     if (i == s.count || s.starts[i + 1] - s.starts[bounds.back()] > group) bounds.push_back(i), most = std::max(most, size);

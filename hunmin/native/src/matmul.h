@@ -35,6 +35,12 @@ inline i32x16 dot4(i32x16 acc, u8x64 w, const int8_t* x) {
 #endif
 }
 
+#if defined(__AVX512F__)
+constexpr int MOST = 10;  // rows of x at once: two sums each, and the weights of four columns, in 32 registers
+#else
+constexpr int MOST = 4;
+#endif
+
 enum Kind : int32_t { F32 = 0, BF16 = 1, U4 = 2, U8 = 3 };
 
 // A weight (rows, cols). Plain: row after row. Quantized: tiles, numbers d * (code - zero) + m. Mirrors `_Matrix` in matrix.py.
@@ -52,22 +58,29 @@ struct Rows {
   const float* x;    // (count, width)
   int8_t* q;         // (count, width)
   float* s;          // (count, width / 32): scales of q
-  float* sums;       // (count, width / 16): sums of what q stands for
+  float* sums;       // (count, width / 32): sums of what q stands for
+  float* halves;     // (count, width / 16): the same of sixteen columns
   bf16* half;        // (count, width)
 };
 
-inline void quantize_row(const float* x, int width, int8_t* q, float* s, float* sums) {
-  for (int b = 0; b < width / 32; b++, x += 32, q += 32) {
-    const f32x16 low = load<f32x16>(x), high = load<f32x16>(x + 16);
+inline void quantize_row(const Rows& rows, int row, int first, int last) {  // columns: multiples of 32
+  const float* x = rows.x + size_t(row) * rows.width;
+  int8_t* q = rows.q + size_t(row) * rows.width;
+  for (int at = first; at < last; at += 32) {
+    const f32x16 low = load<f32x16>(x + at), high = load<f32x16>(x + at + 16);
     const float top = greatest(larger(larger(low, -low), larger(high, -high)));
     const float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
-    s[b] = scale;
+    const size_t place = (size_t(row) * rows.width + at) / 32;
+    int32_t sums[2];
     for (int half = 0; half < 2; half++) {
       const i32x16 codes = nearest((half ? high : low) * inverse);
       const i8x16 bytes = __builtin_convertvector(codes, i8x16);
-      std::memcpy(q + 16 * half, &bytes, 16);
-      sums[2 * b + half] = scale * sum(codes);
+      std::memcpy(q + at + 16 * half, &bytes, 16);
+      sums[half] = sum(codes);
+      rows.halves[2 * place + half] = scale * sums[half];
     }
+    rows.s[place] = scale;
+    rows.sums[place] = scale * (sums[0] + sums[1]);
   }
 }
 
@@ -75,7 +88,7 @@ inline void quantize_row(const float* x, int width, int8_t* q, float* s, float* 
 inline void prepare(const Rows& rows, int kind, int first, int last) {
   const size_t n = rows.width;
   for (size_t r = first; r < size_t(last); r++) {
-    if (kind >= U4) quantize_row(rows.x + r * n, rows.width, rows.q + r * n, rows.s + r * (n / 32), rows.sums + r * (n / 16));
+    if (kind >= U4) quantize_row(rows, r, 0, rows.width);
     if (kind == BF16) to_bf16(rows.x + r * n, rows.half + r * n, rows.width);
   }
 }
@@ -84,30 +97,33 @@ inline void prepare(const Rows& rows, int kind, int first, int last) {
 template <int kind, int group16, int N>
 inline void tile(const Matrix& w, int t, const Rows& rows, int from, f32x16* out) {
   constexpr int top = kind == U4 ? 15 : 255, sub = group16 ? 16 : 32;
-  const int blocks = w.cols / 32, per = group16 ? 1 : w.group / 32, groups = w.cols / w.group;
+  const int blocks = w.cols / 32, groups = w.cols / w.group;
+  const size_t width = rows.width, n = width / sub;
   const uint8_t* codes = (const uint8_t*)w.codes + size_t(t) * 16 * w.cols / (kind == U4 ? 2 : 1);
   const f16 *d = w.d + size_t(t) * groups * 16, *m = w.m ? w.m + size_t(t) * groups * 16 : nullptr;
-  const f32x16 none = {};
-  for (int j = 0; j < N; j++) out[j] = none;
-  for (int b = 0; b < blocks; b++, codes += kind == U4 ? 256 : 512) {
-    u8x64 v[8];
-    for (int c = 0; c < (kind == U4 ? 4 : 8); c++) {
-      v[c] = load<u8x64>(codes + 64 * c);
-      if (kind == U4) v[c + 4] = v[c] >> 4, v[c] = v[c] & 15;
-    }
-    for (int part = 0; part < 32 / sub; part++) {
-      const int at = group16 ? 2 * b + part : b / per;
-      const f32x16 scale = load_f16(d + 16 * at), least = m ? load_f16(m + 16 * at) : scale * float(-w.zero);
-      for (int j = 0; j < N; j++) {
-        const size_t r = from + j;
-        const int8_t* x = rows.q + r * rows.width + 32 * b + sub * part;
-        i32x16 acc = {};
-        for (int c = 0; c < sub / 4; c++) acc = dot4<top>(acc, v[c + 4 * part], x + 4 * c);
-        const float *sums = rows.sums + r * (rows.width / 16) + 2 * b, total = group16 ? sums[part] : sums[0] + sums[1];
-        out[j] = fma(__builtin_convertvector(acc, f32x16), scale * rows.s[r * (rows.width / 32) + b], fma(least, splat(total), out[j]));
+  const int8_t* x = rows.q + from * width;
+  const float *s = rows.s + from * (width / 32), *sums = (group16 ? rows.halves : rows.sums) + from * n;
+  f32x16 y[N] = {};
+  int used = 0;  // columns of the group that d and m stand for
+  for (int b = 0; b < blocks; b++, codes += kind == U4 ? 256 : 512, x += 32, s++) {
+    u8x64 packed[4];
+    for (int c = 0; c < 4 && kind == U4; c++) packed[c] = load<u8x64>(codes + 64 * c);
+    for (int part = 0; part < 32 / sub; part++, sums++) {
+      i32x16 acc[N] = {};
+#pragma GCC unroll 8
+      for (int c = part * sub / 4; c < (part + 1) * sub / 4; c++) {  // sums of different rows do not wait for each other
+        const u8x64 v = kind == U8 ? load<u8x64>(codes + 64 * c) : c < 4 ? packed[c] & 15 : packed[c % 4] >> 4;
+#pragma GCC unroll 12
+        for (int j = 0; j < N; j++) acc[j] = dot4<top>(acc[j], v, x + j * width + 4 * c);
       }
+      const f32x16 scale = load_f16(d), least = m ? load_f16(m) : scale * float(-w.zero);
+#pragma GCC unroll 12
+      for (int j = 0; j < N; j++)
+        y[j] = fma(__builtin_convertvector(acc[j], f32x16), scale * s[j * (width / 32)], fma(least, splat(sums[j * n]), y[j]));
+      if ((used += sub) == w.group) used = 0, d += 16, m += m ? 16 : 0;
     }
   }
+  for (int j = 0; j < N; j++) out[j] = y[j];
 }
 
 // Sixteen rows of a plain weight with N rows of x, four at a time.
@@ -153,26 +169,38 @@ inline void some(const Matrix& w, int t, const Rows& rows, int from, f32x16* out
   }
 }
 
-// Tiles `first` to `last` of y (count, stride) = x W^T + bias, or y += …
-inline void multiply(const Matrix& w, const Rows& rows, float* y, size_t stride, bool add, int first, int last) {
-  for (int t = first; t < last; t++) {
-    const int lanes = std::min(16, w.rows - 16 * t);
-    for (int from = 0; from < rows.count;) {
-      f32x16 out[8];
-      const int left = rows.count - from, n = left >= 8 ? 8 : left >= 3 ? 3 : 1;
-      if (n == 8) some<8>(w, t, rows, from, out);
-      else if (n == 3) some<3>(w, t, rows, from, out);
-      else some<1>(w, t, rows, from, out);
-      for (int j = 0; j < n; j++) {
-        float* to = y + (from + j) * stride + 16 * t;
-        for (int i = 0; i < lanes; i++) {
-          const float value = out[j][i] + (w.bias ? w.bias[16 * t + i] : 0);
-          to[i] = add ? to[i] + value : value;
-        }
-      }
-      from += n;
+// One tile of y (count, stride) = x W^T + bias for rows `from` to `to`.
+inline void column(const Matrix& w, const Rows& rows, float* y, size_t stride, int t, int from, int to) {
+  const int lanes = std::min(16, w.rows - 16 * t);
+  float ends[16] = {};
+  if (w.bias) std::memcpy(ends, w.bias + 16 * t, sizeof(float) * lanes);
+  const f32x16 bias = load<f32x16>(ends);
+  for (int passes = (to - from + MOST - 1) / MOST; from < to; passes--) {
+    f32x16 out[MOST];
+    const int n = (to - from + passes - 1) / passes;  // of about one size
+    switch (n) {
+#define CASE(N) \
+  case N: some<N <= MOST ? N : 1>(w, t, rows, from, out); break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10)
+#undef CASE
     }
+    for (int j = 0; j < n; j++) {
+      out[j] += bias;
+      float* at = y + (from + j) * stride + 16 * t;
+      if (lanes == 16) std::memcpy(at, out + j, 64);
+      else std::memcpy(at, out + j, sizeof(float) * lanes);
+    }
+    from += n;
   }
+}
+
+// Tiles `first` to `last`. Some tiles stay in the second cache while blocks of rows pass, which stay in the first while those tiles pass.
+inline void multiply(const Matrix& w, const Rows& rows, float* y, size_t stride, int first, int last) {
+  const int size = w.kind == F32 ? 4 : w.kind == BF16 ? 2 : 1, block = std::max(1, 24576 / (rows.width * size) / MOST) * MOST;
+  const int near = std::max(1, 262144 / (16 * rows.width * size));
+  for (; first < last; first += near)
+    for (int from = 0; from < rows.count; from += block)
+      for (int t = first; t < std::min(last, first + near); t++) column(w, rows, y, stride, t, from, std::min(rows.count, from + block));
 }
 
 inline int tiles(const Matrix& w) { return (w.rows + 15) / 16; }
@@ -208,7 +236,7 @@ API(multiply)(const Matrix* w, Rows* rows, float* y) {
 #endif
     prepare(*rows, w->kind, rows->count * self / all, rows->count * (self + 1) / all);
 #pragma omp barrier
-    multiply(*w, *rows, y, w->rows, false, int(int64_t(tiles(*w)) * self / all), int(int64_t(tiles(*w)) * (self + 1) / all));
+    multiply(*w, *rows, y, w->rows, int(int64_t(tiles(*w)) * self / all), int(int64_t(tiles(*w)) * (self + 1) / all));
   }
 }
 
