@@ -165,7 +165,8 @@ def request(options: dict[str, Any], model_type: str, task: str, device: torch.d
         return Request()
     if word == "bf16":
         return Request(dense=True, dtype=torch.bfloat16)
-    return Request(Plan(cast(Kind, word), dynamic=word == "int8" and architecture(model_type).decoder is None))
+    encoder = architecture(model_type).decoder is None
+    return Request(Plan(cast(Kind, word)), dtype=torch.bfloat16 if encoder and fast_bfloat16() else None)
 
 
 def _bits(config: BitsAndBytesConfig) -> Request:

@@ -93,7 +93,7 @@ def test_what_is_rounded(tmp_path: Path) -> None:
     assert again.head.out.codes is again.decoder.embed.tokens.codes
     encoder = made("bert", tmp_path / "b", quantization="int8")
     assert isinstance(encoder.encoder.embed.tokens, nn.Embedding)
-    assert all(m.dynamic for m in packed(encoder).values() if isinstance(m, QuantizedLinear))
+    assert all(m.round_inputs for m in packed(encoder).values() if isinstance(m, QuantizedLinear))
 
 
 @pytest.mark.parametrize(
@@ -219,17 +219,18 @@ def test_the_search_lowers_the_error(width: int, group: int) -> None:
     assert weighed(fitted(weight, group, importance=importance)) < weighed(fitted(weight, group))
 
 
-def test_dynamic_inputs_are_rounded_by_row() -> None:
-    """Products of integers: rows do not depend on each other, and the error is that of 8 bits."""
+@pytest.mark.skipif(library() is None, reason="the kernels are not built")
+def test_rows_do_not_depend_on_each_other() -> None:
+    """Products of integers: an outlier in one row harms no other, and the error is that of 8 bits."""
     torch.manual_seed(0)
     weight, bias, x = torch.randn(40, 96), torch.randn(40), torch.randn(300, 96)
     x[7] *= 1000
-    layer = QuantizedLinear(rounded(weight, "int8", 96), bias, dynamic=True)
+    layer = QuantizedLinear(rounded(weight, "int8"), bias, round_inputs=True)
     with torch.no_grad():
-        y = layer(x)
-        assert off(y, x @ weight.T + bias) < 0.012 and off(layer(torch.zeros(40, 96)), bias.expand(40, -1)) == 0
-        assert off(y[:7], x[:7] @ weight.T + bias) < 0.02 and torch.equal(layer(x[100:140]), y[100:140])
-        assert torch.equal(layer.tiles.integers().float() * layer.scales[:, 0].flatten()[:40, None].float(), layer.weight)
+        y = layer(x[:30])
+        assert off(y[:7], x[:7] @ weight.T + bias) < 0.012 and off(layer(torch.zeros(30, 96)), bias.expand(30, -1)) == 0
+        assert torch.equal(layer(x[10:14]), y[10:14])
+        assert off(layer(x), x @ weight.T + bias) < 0.012
         assert layer(x.bfloat16()).dtype == torch.bfloat16
     assert layer(x.requires_grad_()).requires_grad
 

@@ -79,7 +79,7 @@ def quantize(
     asked = check_of(loaded, tokenizer, check, tokens)
     texts = rows(calibration, tokenizer, max(ids.shape[1] for ids in asked.ids), tokens) if calibration is not None else []
     before, held = measure(loaded, asked), loaded.get_memory_footprint()
-    plan = Plan(to, group, symmetric=symmetric, dynamic=to == "int8" and loaded.decoder is None and method == "rtn")
+    plan = Plan(to, group, symmetric=symmetric)
     calibrate.quantize(loaded, plan, method, texts, act_order=act_order, told=lambda name: typer.echo(name, err=True))
     after = measure(loaded, asked)
     loaded.save_pretrained(out)

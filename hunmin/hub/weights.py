@@ -255,8 +255,7 @@ def load(
     resized = {name for name, _, _ in report.mismatched}
     main = dtype or next((t.dtype for t in filled.values() if t.is_floating_point()), torch.float32)
     told: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
-    dynamic = plan.dynamic if plan is not None else bool(told.get("dynamic"))
-    _pack(model, report.tiles, filled, tied, main, {"round_inputs": bool(told.get("round_inputs", True)), "dynamic": dynamic})
+    _pack(model, report.tiles, filled, tied, main, bool(told.get("round_inputs", True)))
     everything = dict(model.named_parameters(remove_duplicate=False))
     fresh = [n for n in everything if n not in filled and tied.get(n) not in everything]
     if gone := [n for n in fresh if not n.startswith("head.") and n not in resized]:
@@ -285,7 +284,7 @@ def _pack(
     filled: dict[str, nn.Parameter],
     tied: dict[str, str],
     dtype: torch.dtype,
-    how: dict[str, bool],
+    round_inputs: bool,
 ) -> None:
     """Put quantized layers where the matrices of ordinary ones would go, and where those that are tied to them are."""
     for alias, source in tied.items():
@@ -300,7 +299,7 @@ def _pack(
         if isinstance(model.get_submodule(path), nn.Embedding):
             replace(model, path, QuantizedEmbedding(tiles, dtype))
         else:
-            replace(model, path, QuantizedLinear(tiles, filled.get(f"{path}.bias"), dtype, **how))
+            replace(model, path, QuantizedLinear(tiles, filled.get(f"{path}.bias"), dtype, round_inputs=round_inputs))
 
 
 def _tie_loaded(model: nn.Module, tied: dict[str, str], filled: dict[str, nn.Parameter], names: Names, where: str) -> None:

@@ -27,6 +27,11 @@ class Library:
     def __init__(self, handle: ctypes.CDLL, level: str) -> None:
         self.handle, self.level = handle, level
 
+    @functools.cached_property
+    def integers(self) -> bool:
+        """Whether products of any number of rows are fastest in 8 bits: one instruction multiplies them, and no AMX beats it in bfloat16."""
+        return self.level == "avx512" and not torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
+
     def __getattr__(self, name: str) -> Any:
         function = getattr(self.handle, f"hm_{name}_{self.level}")
         function.restype = None

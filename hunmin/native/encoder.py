@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from hunmin.native import ORDER, Library, address, library
-from hunmin.native.matrix import KINDS
+from hunmin.native.matrix import KINDS, Matrix, Norm
+from hunmin.nn.linear import Linear
+from hunmin.nn.norm import RMSNorm
+from hunmin.quantize import QuantizedLinear
 
 if TYPE_CHECKING:
     from hunmin.nn.attention import Context
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from hunmin.nn.spec import Stack
     from hunmin.nn.where import Where
 
-U8 = 3
 ACTS = ("gelu", "gelu_new", "quick_gelu", "relu", "silu", "sigmoid", "tanh")  # as encoder.h numbers them
 ALIASES = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 SPAN = 32  # vectors of weights are filled up with zeros to a multiple of this
@@ -34,21 +36,16 @@ _Int, _Float, _Address = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
 
 class _Product(ctypes.Structure):
-    _fields_ = [(n, _Int) for n in ("kind", "rows", "cols", "unused")]
-    _fields_ += [(n, _Address) for n in ("codes", "bias", "scale", "sums", "smooth")]
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = [("w", _Address), ("b", _Address)]
+    _fields_ = [(n, _Int) for n in ("kind", "rows", "cols", "count")] + [(n, _Address) for n in ("codes", "bias", "tiles")]
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [(n, _Product) for n in ("qkv", "o", "gate", "up", "down")] + [(n, _Norm) for n in ("attn_norm", "ffn_norm")]
+    _fields_ = [(n, _Product) for n in ("qkv", "o", "gate", "up", "down")] + [(n, Norm) for n in ("attn_norm", "ffn_norm")]
 
 
 class _Encoder(ctypes.Structure):
-    _fields_ = [(n, _Int) for n in "kind width layers sets heads kv_heads dim ffn post rms act reach".split()]
-    _fields_ += [("eps", _Float), ("scale", _Float), ("sets_of", ctypes.POINTER(_Layer)), ("norm", _Norm), ("bias", _Address)]
+    _fields_ = [(n, _Int) for n in "kind width layers sets heads kv_heads dim ffn post act reach".split()]
+    _fields_ += [("scale", _Float), ("sets_of", ctypes.POINTER(_Layer)), ("norm", Norm), ("bias", _Address)]
 
 
 class _Sequences(ctypes.Structure):
@@ -59,14 +56,13 @@ class PackedEncoder:
     """The weights of a stack as the kernels want them. It does not hold the stack, and so does not keep it alive."""
 
     def __init__(self, stack: Transformer, kernels: Library) -> None:
-        self.kernels, self.held = kernels, list[Tensor]()
+        self.kernels, self.held = kernels, list[Any]()
         layers = cast("list[Layer]", list(stack.layers))
         attn = layers[0].attn
-        self.spec, self.dtype, self.dim = stack.spec, attn.q.weight.dtype, attn.dim
+        self.spec, self.dtype, self.dim = stack.spec, attn.q.dtype, attn.dim
         self.kind, self.act = KINDS[self.dtype], ACTS.index(ALIASES.get(stack.spec.ffn.act, stack.spec.ffn.act))
         self.heads = attn.q.out_features // self.dim, attn.k.out_features // self.dim
         self.scale = attn.spec.scale if attn.spec.scale is not None else self.dim**-0.5
-        self.eight = stack.eight
         self.layers = (_Layer * len(layers))(*(self._layer(layers, i) for i in range(len(layers))))
         self.norm, self.distances = self._norm(stack.norm), stack.bias
         self.table = torch.empty(self.heads[0], 0)
@@ -83,40 +79,36 @@ class PackedEncoder:
         """As floats, filled up with zeros."""
         return self._keep(torch.cat([t.detach().float(), torch.zeros(-len(t) % SPAN)]))
 
-    def _product(self, name: str, parts: Sequence[nn.Linear | None], norm: nn.Module | None = None) -> _Product:
-        """One or several linear layers, one after another. ``norm`` is what their input comes out of."""
+    def _product(self, *parts: Linear | QuantizedLinear | None) -> _Product:
+        """One or several linear layers, one below the other."""
         layers = [part for part in parts if part is not None]
+        packed = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
         if not layers:
             return _Product()
-        weight = torch.cat([layer.weight.detach() for layer in layers])
-        biases = [cast("Tensor | None", layer.bias) for layer in layers]
-        bias = torch.cat(
-            [b.detach().float() if b is not None else torch.zeros(len(layer.weight)) for b, layer in zip(biases, layers, strict=True)]
-        )
-        kind, more = self.kind, list[ctypes.c_void_p]()
-        if name in self.eight:
-            weight, scale, sums, smooth = _eight_bits(weight.float(), norm)
-            kind, more = U8, [self._vector(scale), self._vector(sums), self._vector(smooth)]
-        weight, (rows, cols), size = weight.to(torch.uint8 if kind == U8 else self.dtype).contiguous(), weight.shape, ctypes.c_int64()
-        self.kernels.packed_size(kind, rows, cols, ctypes.byref(size))
+        rows, cols = sum(layer.out_features for layer in layers), layers[0].in_features
+        if packed:
+            matrices = [Matrix.of(layer.tiles, layer.bias) for layer in packed]
+            tiles = (Matrix * len(packed))(*matrices)
+            self.held += [matrices, tiles]  # an array copies structures, not what they keep
+            return _Product(tiles[0].kind, rows, cols, len(packed), None, None, ctypes.cast(tiles, _Address))
+        plain = cast("list[Linear]", layers)
+        weight = torch.cat([layer.weight.detach() for layer in plain]).contiguous()
+        size = ctypes.c_int64()
+        self.kernels.packed_size(self.kind, rows, cols, ctypes.byref(size))
         room = torch.zeros(size.value + 64, dtype=torch.uint8)
         codes = room[-room.data_ptr() % 64 :]  # whole cache lines
-        self.kernels.pack(kind, rows, cols, address(weight), address(codes))
-        return _Product(kind, rows, cols, 0, self._keep(codes), self._vector(bias), *more)
+        self.kernels.pack(self.kind, rows, cols, address(weight), address(codes))
+        bias = torch.cat([layer.bias.detach() if layer.bias is not None else weight.new_zeros(layer.out_features) for layer in plain])
+        return _Product(self.kind, rows, cols, 0, self._keep(codes), self._vector(bias), None)
 
-    def _norm(self, norm: Any) -> _Norm:
-        if norm is None:
-            return _Norm()
-        bias = getattr(norm, "bias", None)
-        return _Norm(self._vector(norm.weight + getattr(norm, "offset", 0.0)), self._vector(bias) if bias is not None else None)
+    def _norm(self, norm: Any) -> Norm:
+        self.held.append(found := Norm.of(norm))
+        return found
 
     def _layer(self, layers: list[Layer], index: int) -> _Layer:
-        layer, post = layers[index], self.spec.order == "post"
+        layer = layers[index]
         a, f = layer.attn, layer.ffn
-        above = (layers[index - 1].ffn_norm if index else None) if post else layer.attn_norm
-        middle = layer.attn_norm if post else layer.ffn_norm
-        products = [self._product("qkv", (a.q, a.k, a.v), above), self._product("o", (a.o,))]
-        products += [self._product("up", (f.gate,), middle), self._product("up", (f.up,), middle), self._product("down", (f.down,))]
+        products = [self._product(*parts) for parts in ((a.q, a.k, a.v), (a.o,), (f.gate,), (f.up,), (f.down,))]  # type: ignore[arg-type]
         return _Layer(*products, self._norm(layer.attn_norm), self._norm(layer.ffn_norm))
 
     # -------------------------------------------------------------- whether it still holds
@@ -155,30 +147,12 @@ class PackedEncoder:
         spec, table = self.spec, self._biases(at.end)
         encoder = _Encoder(
             self.kind, spec.width, spec.layers, len(self.layers), *self.heads, self.dim, spec.ffn.width, spec.order == "post",
-            spec.norm.kind == "rms", self.act, (table.shape[1] + 1) // 2, spec.norm.eps, self.scale, self.layers, self.norm,
-            address(table if table.numel() else None),
+            self.act, (table.shape[1] + 1) // 2, self.scale, self.layers, self.norm, address(table if table.numel() else None),
         )  # fmt: skip
         x, out = x.contiguous(), torch.empty(x.shape, dtype=self.dtype)
         sequences = _Sequences(len(found[0]) - 1, torch.get_num_threads(), *map(address, found))
         self.kernels.encode(ctypes.byref(encoder), ctypes.byref(sequences), address(x), address(out))
         return out
-
-
-def _eight_bits(weight: Tensor, norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A weight ``(out, in)`` as codes 1 … 255, a scale a row, the sums of ``code - 128``, and what columns of the input are multiplied by.
-
-    Columns that a norm makes large are divided before they are rounded, and the weight is multiplied instead (SmoothQuant, Xiao et al.
-    2023, eq. 4, with the norm's own weight and bias for the largest activations, so that no data is needed).
-    """
-    smooth = torch.ones(weight.shape[1])
-    if norm is not None:
-        size = 3 * (norm.weight.detach().float() + getattr(norm, "offset", 0.0)).abs()
-        size = size + norm.bias.detach().float().abs() if getattr(norm, "bias", None) is not None else size
-        smooth = (size.clamp(min=1e-5) ** 0.65 / weight.abs().amax(0).clamp(min=1e-5) ** 0.35).clamp(min=1e-4)
-    weight = weight * smooth
-    scale = weight.abs().amax(1).clamp(min=1e-30) / 127
-    codes = (weight / scale[:, None]).round()
-    return codes + 128, scale, codes.sum(1), 1 / smooth
 
 
 PACKED: WeakKeyDictionary[nn.Module, PackedEncoder] = WeakKeyDictionary()
@@ -194,7 +168,7 @@ def encode(stack: Transformer, x: Tensor, at: Where, context: Context) -> Tensor
     if context.cache is not None or context.trace is not None or (kernels := _kernels(x.dtype)) is None or _watched():
         return None
     packed = PACKED.get(stack)
-    if packed is None or packed.kernels is not kernels or packed.eight != stack.eight or not packed.current():
+    if packed is None or packed.kernels is not kernels or not packed.current():
         if not _of_blocks(stack):
             return None
         packed = PACKED[stack] = PackedEncoder(stack, kernels)
@@ -248,17 +222,25 @@ def _of_blocks(stack: Transformer) -> bool:
     """Whether all parts compute what their specs say: ordinary layers on a CPU, of a type that the kernels have."""
     from hunmin.nn.attention import Attention
     from hunmin.nn.layers import FeedForward, Layer, Transformer
-    from hunmin.nn.linear import Embedding, Linear
-    from hunmin.nn.norm import RMSNorm
+    from hunmin.nn.linear import Embedding
     from hunmin.nn.positions import RelativeBias
 
-    known = {Transformer, nn.ModuleList, Layer, Attention, FeedForward, Linear, Embedding, RMSNorm, nn.LayerNorm, RelativeBias}
+    known = {Transformer, nn.ModuleList, Layer, Attention, FeedForward, Linear, QuantizedLinear, Embedding, RMSNorm, nn.LayerNorm, RelativeBias}
     fitting = all(type(p) is nn.Parameter and p.device.type == "cpu" and p.dtype in KINDS and p.is_contiguous() for p in stack.parameters())
-    return fitting and all(type(m) in known for m in stack.modules())
+    packed = [m for m in stack.modules() if isinstance(m, QuantizedLinear)]
+    linears = sum(isinstance(m, Linear) for m in stack.modules())
+    whole = not packed or (not linears and all(_fills(m) for m in packed))
+    return fitting and whole and all(type(m) in known for m in stack.modules())
+
+
+def _fills(layer: QuantizedLinear) -> bool:
+    """Whether a quantized layer rounds its inputs too, and has whole tiles and groups."""
+    whole = layer.out_features % 16 == 0 and layer.tiles.columns == layer.in_features
+    return layer.round_inputs and layer.native and layer.order is None and layer.codes.device.type == "cpu" and whole
 
 
 def _cells(stack: Transformer) -> Iterator[tuple[dict[str, Any], str, Any]]:
-    """Every place that holds a module or a parameter, and what it holds."""
+    """Every place that holds a module, a parameter or a buffer, and what it holds."""
     for module in stack.modules():
-        for held in (module._modules, module._parameters):  # pyright: ignore[reportPrivateUsage]
+        for held in (module._modules, module._parameters, module._buffers):  # pyright: ignore[reportPrivateUsage]
             yield from ((held, name, value) for name, value in held.items())

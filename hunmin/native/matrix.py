@@ -1,14 +1,15 @@
-"""Matrices as the kernels read them, and the product with a few rows."""
+"""Matrices and norms as the kernels read them, and the product with some rows."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hunmin.native import Library, address
+from hunmin.nn.norm import RMSNorm
 
 if TYPE_CHECKING:
     from hunmin.quantize.tiles import Tiles
@@ -44,16 +45,35 @@ class Matrix(ctypes.Structure):
         return int(self.cols)
 
 
+class Norm(ctypes.Structure):
+    """``struct Norm`` of norm.h. It points into tensors, which it keeps."""
+
+    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float), ("kind", ctypes.c_int32)]
+
+    @classmethod
+    def of(cls, norm: Any) -> Norm:
+        """Of a norm, or of None."""
+        if norm is None:
+            return cls()
+        weight = (norm.weight.detach().float() + getattr(norm, "offset", 0.0)).contiguous()
+        bias = getattr(norm, "bias", None)
+        bias = bias.detach().float().contiguous() if bias is not None else None
+        found = cls(address(weight), address(bias), norm.eps, 2 if isinstance(norm, RMSNorm) else 1)
+        found._kept = (weight, bias)
+        return found
+
+
 class Rows(ctypes.Structure):
     """``struct Rows`` of matmul.h: rows ``(R, width)`` in fp32, and room for their quantized or rounded copies."""
 
-    _fields_ = [("count", ctypes.c_int), ("width", ctypes.c_int)] + [(n, ctypes.c_void_p) for n in ("x", "q", "s", "sums", "halves", "half")]
+    _fields_ = [("count", ctypes.c_int), ("width", ctypes.c_int)] + [(n, ctypes.c_void_p) for n in ("x", "q", "s", "sums", "halves", "ends", "half")]
 
     @classmethod
     def of(cls, x: Tensor) -> Rows:
         count, width = x.shape
         room = torch.empty(count * width * 4, dtype=torch.uint8)
-        parts = torch.empty(count * 4 * -(-width // 32)).split([count * n * -(-width // 32) for n in (1, 1, 2)])
+        blocks = count * -(-width // 32)
+        parts = torch.empty(5 * blocks).split([blocks, blocks, 2 * blocks, blocks])
         half = ctypes.c_void_p(room.data_ptr() + count * width)
         found = cls(count, width, address(x), address(room), *map(address, parts), half)
         found._kept = (x, room, parts)

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from hunmin.native import Library, address, library
 from hunmin.native.encoder import ACTS, ALIASES
-from hunmin.native.matrix import KINDS, Matrix, Rows
+from hunmin.native.matrix import KINDS, Matrix, Norm, Rows
 from hunmin.nn.attention import Attention
 from hunmin.nn.heads import LMHead
 from hunmin.nn.layers import Layer
 from hunmin.nn.model import Backbone, Model
-from hunmin.nn.norm import RMSNorm
 from hunmin.nn.pages import SIZE, Pages
 from hunmin.nn.positions import frequencies, sinusoids
 from hunmin.nn.where import Where
@@ -27,18 +26,14 @@ QUERIES = 32  # as in attention.h
 QUANTIZED = 2  # the kind of all quantized weights, as far as their inputs are concerned: `U4` of matmul.h
 
 
-class _Norm(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("kind", c_int32)]
-
-
 class _Site(Structure):
-    _fields_ = [(n, Matrix) for n in "qkvo"] + [(n, _Norm) for n in ("q_norm", "k_norm")] + [(n, c_void_p) for n in ("cos", "sin", "bias")]
+    _fields_ = [(n, Matrix) for n in "qkvo"] + [(n, Norm) for n in ("q_norm", "k_norm")] + [(n, c_void_p) for n in ("cos", "sin", "bias")]
     _fields_ += [(n, c_int32) for n in ("heads", "kv_heads", "dim", "turned", "window", "far")] + [("scale", c_float), ("softcap", c_float)]
 
 
 class _Layer(Structure):
     _fields_ = [("self", _Site), ("cross", _Site)] + [(n, Matrix) for n in ("gate", "up", "down")]
-    _fields_ += [(n, _Norm) for n in ("attn_norm", "attn_out_norm", "cross_norm", "ffn_norm", "ffn_out_norm")]
+    _fields_ += [(n, Norm) for n in ("attn_norm", "attn_out_norm", "cross_norm", "ffn_norm", "ffn_out_norm")]
     _fields_ += [(n, c_int32) for n in ("act", "gated", "crossed", "store")]
 
 
@@ -48,7 +43,7 @@ class _Pool(Structure):
 
 class _Program(Structure):
     _fields_ = [("layers", POINTER(_Layer)), ("embed", Matrix), ("head", Matrix), ("positions", c_void_p)]
-    _fields_ += [(n, _Norm) for n in ("embed_norm", "norm")] + [(n, c_int32) for n in ("count", "width", "post", "kinds")]
+    _fields_ += [(n, Norm) for n in ("embed_norm", "norm")] + [(n, c_int32) for n in ("count", "width", "post", "kinds")]
     _fields_ += [(n, c_float) for n in ("scale", "head_scale", "head_softcap")] + [("widest", c_int32)]
 
 
@@ -82,11 +77,9 @@ class Program:
     def reads(self, tokens: int) -> bool:
         """Whether steps read a prompt of so many tokens faster than the forward pass of PyTorch.
 
-        Of quantized weights any number, where one instruction multiplies integers and no AMX multiplies bfloat16 faster still; else only few.
+        Of quantized weights any number where integers are fastest; else only few.
         """
-        amx = torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
-        quantized = bool(self._kinds & 1 << QUANTIZED)
-        return tokens <= 16 or (quantized and self._kernels.level == "avx512" and not amx)
+        return tokens <= 16 or (bool(self._kinds & 1 << QUANTIZED) and self._kernels.integers)
 
     @torch.no_grad()
     def step(
@@ -217,14 +210,9 @@ class Program:
         self._kept.append(found)
         return found
 
-    def _norm(self, norm: Any) -> _Norm:
-        if norm is None:
-            return _Norm()
-        weight = norm.weight.detach().float() + getattr(norm, "offset", 0.0)
-        bias = getattr(norm, "bias", None)
-        parts = weight.contiguous(), bias.detach().float().contiguous() if bias is not None else None
-        self._kept.append(parts)
-        return _Norm(address(parts[0]), address(parts[1]), norm.eps, 2 if isinstance(norm, RMSNorm) else 1)
+    def _norm(self, norm: Any) -> Norm:
+        self._kept.append(found := Norm.of(norm))
+        return found
 
 
 def _pool(table: Tensor, lengths: Tensor, pages: Pages, kept: list[Any]) -> _Pool:

@@ -106,8 +106,6 @@ class Transformer(nn.Module):
         super().__init__()
         self.spec = spec
         self.recompute = False  # keep no activations inside of layers, compute them again for the gradients (Chen et al. 2016)
-        # Products ("qkv", "o", "up", "down") that the CPU kernels compute in 8 bits, activations rounded row by row; PyTorch ignores it.
-        self.eight: frozenset[str] = frozenset()
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.shared or spec.layers))
         self.bias = RelativeBias(spec.buckets, spec.attn.heads, spec.attn.causal) if spec.buckets else None
         self.norm = build_norm(spec.norm, spec.width) if spec.final_norm else None

@@ -16,11 +16,8 @@ from hunmin.native.matrix import Matrix, multiply, unpack
 from hunmin.nn.linear import Embedding, Linear
 from hunmin.quantize.tiles import GROUP, Kind, Tiles, rounded
 
-# Rows up to which the weight is multiplied as it is stored; beyond it is unpacked for a matrix product. Later where the kernel multiplies
-# integers in one instruction: at 576 x 1536 and 256 rows 1.29 ms against 2.75.
-REACH = {"plain": 32, "avx2": 32, "avx512": 256}
+REACH = 32  # rows up to which the weight is multiplied as it is stored, where its kernel is not the fastest anyway; beyond it is unpacked
 PARTS = ("codes", "scales", "mins", "order")
-BLOCK = 256  # rows that are rounded and multiplied together: their integers stay in a processor's cache
 
 
 class Packed(nn.Module):
@@ -110,8 +107,7 @@ class QuantizedLinear(Packed):
     """A linear layer whose weight is packed and not trained; it computes in the precision of its input, ``(…, in)`` -> ``(…, out)``.
 
     With ``round_inputs`` few rows are multiplied by the CPU kernel, which rounds them to 8 bits (an error of about 0.5 %); where it is
-    missing, where gradients are wanted, and for many rows the weight is unpacked. ``dynamic`` rounds many rows too, each by its largest
-    magnitude, and multiplies integers: for int8 weights with one scale a row, on a CPU.
+    missing, where gradients are wanted, and for many rows on processors without instructions for it, the weight is unpacked.
     """
 
     def __init__(
@@ -121,11 +117,9 @@ class QuantizedLinear(Packed):
         dtype: torch.dtype = torch.float32,
         *,
         round_inputs: bool = False,
-        dynamic: bool = False,
     ) -> None:
         super().__init__()
         self.round_inputs = round_inputs
-        self.dynamic = dynamic and tiles.bits == 8 and tiles.zero == 128 and tiles.group == tiles.columns and tiles.mins is None
         self.out_features, self.in_features = tiles.shape
         self.keep(tiles, dtype)
         self.bias = nn.Parameter(bias.detach(), requires_grad=False) if bias is not None else None
@@ -135,27 +129,12 @@ class QuantizedLinear(Packed):
         x = x if self.order is None else x.index_select(-1, self.order)
         plain = torch.is_grad_enabled() or x.device.type != "cpu" or not x.numel()
         kernels = library() if self.round_inputs and self.native and not plain else None
-        if kernels is not None and x.numel() <= REACH[kernels.level] * self.in_features:
+        if kernels is not None and (kernels.integers or x.numel() <= REACH * self.in_features):
             if self._matrix is None or self._matrix[0] is not self.codes:
                 self._matrix = self.codes, Matrix.of(changed(self.tiles, order=None), self.bias)
             return multiply(kernels, x.flatten(0, -2), self._matrix[1]).view(*x.shape[:-1], self.out_features).to(x.dtype)
-        if not plain and self.dynamic:
-            return self._integers(x.flatten(0, -2)).view(*x.shape[:-1], self.out_features)
         y: Tensor = _Product.apply(x, self)  # type: ignore[assignment]
         return y if self.bias is None else y + self.bias.to(y.dtype)
-
-    def _integers(self, x: Tensor) -> Tensor:
-        """x ``(R, in)``, each row rounded by its own scale, times the integers of the weight."""
-        weight, scales = self.tiles.integers().t(), self.scales[:, 0].flatten()[: self.out_features].float()
-        y = x.new_empty(len(x), self.out_features)
-        for part, into in zip(x.split(BLOCK), y.split(BLOCK), strict=True):
-            part = part.float()
-            step = part.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
-            rounded_part = (part / step).round_().to(torch.int8)
-            whole = torch._int_mm(rounded_part, weight)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-            found = whole.float().mul_(step).mul_(scales)
-            into.copy_(found if self.bias is None else found.add_(self.bias))
-        return y
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **more: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **more)

@@ -96,7 +96,7 @@ def _problem(model: nn.Module, plan: Plan, method: str, texts: Sequence[Tensor])
         return say(f"method {method!r} is unknown: rtn, gptq or awq.", f"method {method!r}을(를) 알 수 없습니다: rtn, gptq, awq.")
     if method != "rtn" and not texts:
         return say(f"{method} needs calibration texts.", f"{method}에는 보정용 텍스트가 필요합니다.")
-    if method != "rtn" and (plan.kind == "nf4" or plan.dynamic):
+    if method != "rtn" and plan.kind == "nf4":
         return say(f"{method} rounds to int8 or int4 weights.", f"{method}는 int8이나 int4 가중치에 쓸 수 있습니다.")
     hooked = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m._forward_hooks)  # pyright: ignore[reportPrivateUsage]
     if (name := next(hooked, None)) is not None:

@@ -18,7 +18,7 @@ class Plan:
     """``kind`` is for the linear layers outside the head. ``group`` None: 64 columns share a scale at 8 bits and as NF4, 32 at 4.
 
     ``whole``: of a language model with a decoder the token embeddings and the projection to the vocabulary as well, to 8 bits.
-    ``skip``: layers whose canonical names contain one of these stay. ``dynamic``: inputs are rounded too, products are of integers.
+    ``skip``: layers whose canonical names contain one of these stay.
     ``symmetric`` None: four bits with or without minimums, whatever is closer.
     """
 
@@ -26,7 +26,6 @@ class Plan:
     group: int | None = None
     whole: bool = True
     skip: tuple[str, ...] = ()
-    dynamic: bool = False
     symmetric: bool | None = None
 
     def kinds(self, model: nn.Module) -> dict[str, Kind]:
@@ -46,8 +45,6 @@ class Plan:
         """A matrix ``(O, K)`` as tiles, quickly: what happens while a file is read."""
         if kind == "int4":
             return fitted(weight, self.group or 32, symmetric=bool(self.symmetric))
-        if self.dynamic:
-            return rounded(weight, kind, -(-weight.shape[1] // 32) * 32)
         return rounded(weight, kind, self.group or GROUP)
 
 
@@ -63,7 +60,7 @@ def settle(model: nn.Module, name: str, tiles: Tiles, plan: Plan) -> Packed:
         if isinstance(layer, nn.Embedding):
             replace(model, other, QuantizedEmbedding(tiles, dtype))
         else:
-            packed = QuantizedLinear(tiles, getattr(layer, "bias", None), dtype, round_inputs=True, dynamic=plan.dynamic)
+            packed = QuantizedLinear(tiles, getattr(layer, "bias", None), dtype, round_inputs=True)
             replace(model, other, packed)
     found = model.get_submodule(name)
     assert isinstance(found, Packed)
@@ -80,7 +77,6 @@ def describe(model: nn.Module) -> dict[str, object] | None:
     kinds = [m.kind for m in inner]
     kind = max(set(kinds), key=kinds.count)
     first = next(m for m in inner if m.kind == kind)
-    dynamic = any(isinstance(m, QuantizedLinear) and m.dynamic for m in layers)
     return {
         "quant_method": "hunmin",
         "format": "tiles-1",
@@ -88,5 +84,4 @@ def describe(model: nn.Module) -> dict[str, object] | None:
         "bits": 8 if kind == "int8" else 4,
         "group_size": first.tiles.group,
         "round_inputs": any(isinstance(m, QuantizedLinear) and m.round_inputs for m in layers),
-        "dynamic": dynamic,
     }

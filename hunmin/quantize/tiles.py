@@ -105,11 +105,6 @@ class Tiles:
         moved = {name: t.to(device) for name in ("codes", "scales", "mins", "order") if (t := getattr(self, name)) is not None}
         return replace(self, **moved)
 
-    def integers(self) -> Tensor:
-        """The codes of an int8 matrix whose rows have one scale each, int8 ``(O, K)``: scale * integer is the number."""
-        codes = self.codes.permute(0, 3, 1, 2, 4).reshape(-1, self.columns)
-        return codes.bitwise_xor_(128).view(torch.int8)[: self.shape[0], : self.shape[1]]
-
 
 def tiled(codes: Tensor) -> Tensor:
     """Bytes ``(tiles, 16, blocks, bytes)``, those of a row together, in the order of ``Tiles.codes``."""

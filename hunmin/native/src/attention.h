@@ -2,17 +2,12 @@
 // time, with a running maximum and sum for every query. Keys stand transposed, so that a vector holds one dimension of sixteen tokens.
 #pragma once
 #include "acts.h"
+#include "norm.h"
 
 namespace {
 
 constexpr int PAGE = 32, QUERIES = 32, BLOCK = 8;  // tokens; queries at once; rows at once
 constexpr float LOWEST = -1e30f, UNSEEN = -2e30f;  // of scores, before any; of a token that a query does not see
-
-struct Norm {
-  const float *weight, *bias;
-  float eps;
-  int32_t kind;  // 0: none, 1: layer, 2: rms
-};
 
 struct Site {  // an attention
   Matrix q, k, v, o;

@@ -24,39 +24,9 @@ struct Program {
   int32_t widest;  // the widest input of a product, filled up to 32
 };
 
-inline float dot(const float* a, const float* b, int n) {
-  f32x16 acc = {};
-  int i = 0;
-  for (; i + 16 <= n; i += 16) acc = fma(load<f32x16>(a + i), load<f32x16>(b + i), acc);
-  float out = sum(acc);
-  for (; i < n; i++) out += a[i] * b[i];
-  return out;
-}
-
 // out += weight * x
 inline void add_scaled(float* out, float weight, const float* x, int n) {
   for (int i = 0; i < n; i++) out[i] += weight * x[i];
-}
-
-inline void normalize(const Norm& norm, const float* x, float* out, int n) {
-  if (norm.kind == 0) {
-    if (out != x) std::memcpy(out, x, sizeof(float) * n);
-    return;
-  }
-  float mean = 0;
-  if (norm.kind == 1) {
-    f32x16 acc = {};
-    int i = 0;
-    for (; i + 16 <= n; i += 16) acc += load<f32x16>(x + i);
-    for (mean = sum(acc); i < n; i++) mean += x[i];
-    mean /= n;
-    for (i = 0; i < n; i++) out[i] = x[i] - mean;
-    x = out;
-  }
-  const float scale = 1 / std::sqrt(dot(x, x, n) / n + norm.eps);
-  for (int i = 0; i < n; i++) out[i] = x[i] * scale * norm.weight[i];
-  if (norm.bias)
-    for (int i = 0; i < n; i++) out[i] += norm.bias[i];
 }
 
 // to = act(y), times `factor` where there is one; n is at most 32.
@@ -251,7 +221,7 @@ struct Step {
       activation(layer.act, room.wide + place, layer.gated ? room.far + place : nullptr, start(r, F) + from, n);
       const Rows in = rows(F);
       const size_t at = size_t(r) * in.width + from;
-      if (program.kinds & 1 << U4) quantize_row(in, r, from, from + 32);
+      if (program.kinds & 1 << U4) quantize_row(in.x + size_t(r) * in.width, in, r, from, from + 32);
       if (program.kinds & 1 << BF16) to_bf16(in.x + at, in.half + at, 32);
     }
     team.wait();

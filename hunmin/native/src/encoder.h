@@ -7,6 +7,7 @@
 
 #include "acts.h"
 #include "gemm.h"
+#include "norm.h"
 
 namespace encoding {
 namespace {
@@ -14,20 +15,16 @@ namespace {
 constexpr int FEWEST = 64, GROUP = 256;  // tokens that go through all layers together
 
 // Mirrored in encoder.py.
-struct Weights {
-  const float *w, *b;  // of a norm; b may be null
-};
-
 struct EncoderLayer {
-  Product qkv, o, gate, up, down;  // gate.codes is null where there is none
-  Weights attn_norm, ffn_norm;
+  Product qkv, o, gate, up, down;  // gate.rows is 0 where there is none
+  Norm attn_norm, ffn_norm;
 };
 
 struct Encoder {
-  int32_t kind, width, layers, sets, heads, kv_heads, dim, ffn, post, rms, act, reach;  // kind: of activations; reach: positions in bias
-  float eps, scale;
+  int32_t kind, width, layers, sets, heads, kv_heads, dim, ffn, post, act, reach;  // kind: of activations; reach: positions in bias
+  float scale;
   const EncoderLayer* sets_of;
-  Weights norm;       // at the end; w is null where there is none
+  Norm norm;          // at the end
   const float* bias;  // (heads, 2 * reach - 1), by key minus query, or null
 };
 
@@ -51,83 +48,38 @@ struct Room {
   Room(const Encoder& e, int rows) {
     wide = up_to(e.width, SPAN), context_wide = up_to(e.heads * e.dim, SPAN), hidden_wide = up_to(e.ffn, SPAN);
     qkv_wide = up_to((e.heads + 2 * e.kv_heads) * e.dim, SPAN);
-    const size_t most = 4 * std::max({wide, context_wide, hidden_wide}), n = rows, size = bytes_of(e.kind);
-    const size_t sizes[] = {n * wide * 4, n * qkv_wide * size + 64, n * context_wide * size, n * hidden_wide * size, n * most, n * 12};
+    const size_t most = std::max({wide, context_wide, hidden_wide}), n = rows, size = bytes_of(e.kind);
+    const size_t sizes[] = {n * wide * 4, n * qkv_wide * size + 64, n * context_wide * size, n * hidden_wide * size, n * most * 4, n * most};
     size_t total = 0, at[6];
     for (int i = 0; i < 6; i++) at[i] = total, total += (sizes[i] + 127) / 64 * 64;
     all = (char*)std::calloc(total + 64, 1);
     if (!all) throw std::bad_alloc();
     char* base = all + (64 - (uintptr_t)all % 64) % 64;
     x = (float*)(base + at[0]), qkv = base + at[1], context = base + at[2], hidden = base + at[3];
-    a.data = base + at[4], a.scale = (float*)(base + at[5]), a.shift = a.scale + n, a.sums = (int32_t*)(a.shift + n);
+    float* parts = (float*)(base + at[5]);  // five numbers for 32 columns
+    const size_t blocks = n * most / 32;
+    a = {base + at[4], 0, {rows, 0, nullptr, (int8_t*)base + at[4], parts, parts + blocks, parts + 2 * blocks, (int32_t*)(parts + 4 * blocks), nullptr}};
   }
   ~Room() { std::free(all); }
   Room(const Room&) = delete;
 };
 
-inline f32x16 least(f32x16 a, f32x16 b) { return b < a ? b : a; }
-inline f32x16 most(f32x16 a, f32x16 b) { return b > a ? b : a; }
-
-// One row as 8-bit numbers that use their whole range. What fills x and `smooth` up to whole vectors is zero.
-template <class T>
-inline void round_row(const T* x, int width, const float* smooth, int row, const Side& out) {
-  f32x16 lows = {}, highs = {};
-  for (int i = 0; i < width; i += 16) {
-    const f32x16 y = read(x + i) * read(smooth + i);
-    lows = least(lows, y), highs = most(highs, y);
-  }
-  float low = 0, high = 0;
-  for (int i = 0; i < 16; i++) low = std::min(low, lows[i]), high = std::max(high, highs[i]);
-  const float scale = std::max((high - low) / 255, 1e-30f), inverse = 1 / scale, zero = std::floor(-128 - low * inverse + 0.5f);
-  int8_t* to = (int8_t*)(out.data + row * out.stride);
-  i32x16 sums = {};
-  for (int i = 0; i < width; i += 16) {
-    f32x16 y = read(x + i) * read(smooth + i) * inverse + (zero + 128.5f);  // above zero: cutting off rounds
-    y = least(most(y, f32x16{}), f32x16{} + 255.5f);
-    const i32x16 code = __builtin_convertvector(y, i32x16) - 128;
-    const i8x16 bytes = __builtin_convertvector(code, i8x16);
-    std::memcpy(to + i, &bytes, 16);
-    sums += code;
-  }
-  int32_t sum = 0;
-  for (int i = 0; i < 16; i++) sum += sums[i];
-  sum -= (up_to(width, 16) - width) * std::min(127, std::max(-128, int32_t(zero)));
-  out.scale[row] = scale, out.shift[row] = scale * zero, out.sums[row] = 128 * sum;
-}
-
 // A row of `width` floats, filled up to whole vectors, in the form of product w.
 inline void form(const float* x, int width, const Product& w, int row, const Side& out) {
-  if (w.kind == U8) return round_row(x, width, w.smooth, row, out);
-  for (int i = 0; i < width; i += 16) {
-    if (w.kind == F32) write((float*)(out.data + row * out.stride) + i, read(x + i));
-    else write((bf16*)(out.data + row * out.stride) + i, read(x + i));
-  }
+  if (w.kind >= U4) return quantize_row(x, out.rows, row, 0, width);
+  if (w.kind == F32) return (void)std::memcpy(out.data + row * out.stride, x, sizeof(float) * up_to(width, 16));
+  to_bf16(x, (bf16*)(out.data + row * out.stride), up_to(width, 16));
 }
 
-// Activations as product w wants them: as they are, or rounded to 8 bits.
+// Activations as product w wants them: as they are, or quantized.
 template <class T>
-inline Side formed(const T* y, size_t stride, int width, const Product& w, int rows, const Side& a, Team team) {
-  if (w.kind != U8) return Side{(char*)y, stride * sizeof(T), nullptr, nullptr, nullptr};
+inline Side formed(const T* y, size_t stride, const Product& w, int rows, const Side& a, Team team) {
+  if (w.kind < U4) return Side{(char*)y, stride * sizeof(T), {}};
   Side out = a;
-  out.stride = up_to(width, SPAN);
-  for (int r = team.from(rows); r < team.to(rows); r++) round_row(y + r * stride, width, w.smooth, r, out);
+  out.rows.count = rows, out.rows.width = w.cols;
+  for (int r = team.from(rows); r < team.to(rows); r++) quantize_row(y + r * stride, out.rows, r, 0, w.cols);
   team.wait();
   return out;
-}
-
-// (x - mean) / deviation * w + b, or x / rms(x) * w. (Ba et al. 2016; Zhang & Sennrich 2019, eq. 4)
-inline void normalize(const float* x, const Encoder& e, const Weights& n, float* out) {
-  float mean = 0, square = 0;
-  if (!e.rms) {
-    for (int i = 0; i < e.width; i++) mean += x[i];
-    mean /= e.width;
-  }
-  for (int i = 0; i < e.width; i++) square += (x[i] - mean) * (x[i] - mean);
-  const float scale = 1 / std::sqrt(square / e.width + e.eps);
-  if (n.b)
-    for (int i = 0; i < e.width; i++) out[i] = (x[i] - mean) * scale * n.w[i] + n.b[i];
-  else
-    for (int i = 0; i < e.width; i++) out[i] = (x[i] - mean) * scale * n.w[i];
 }
 
 // Attention of one head of one sequence at a time, in memory of its own that stays in the first caches.
@@ -181,9 +133,8 @@ struct Attend {
     const int whole = up_to(count, SPAN);
     for (int j = count; j < whole; j++) score[j] = -1e30f;
     f32x16 top = read(score), total = {};
-    for (int j = 16; j < whole; j += 16) top = most(top, read(score + j));
-    float high = top[0];
-    for (int i = 1; i < 16; i++) high = std::max(high, top[i]);
+    for (int j = 16; j < whole; j += 16) top = larger(top, read(score + j));
+    const float high = greatest(top);
     for (int j = 0; j < whole; j += 16) {
       f32x16 y = exp16(read(score + j) - high);
       if (j + 16 > count)
@@ -240,14 +191,14 @@ struct Pass {
   Side a = room.a;
 
   // Norms x, or not; puts it back where the order is post, and into the form of the next product.
-  void prepare(const Weights* norm, bool back, const Product* next) {
+  void prepare(const Norm* norm, bool back, const Product* next) {
     std::vector<float> row(room.wide);
     a.stride = room.wide * (next ? bytes_of(next->kind) : 0);
+    a.rows.count = rows, a.rows.width = e.width;
     for (int r = team.from(rows); r < team.to(rows); r++) {
       float* x = room.x + r * room.wide;
-      if (norm) normalize(x, e, *norm, row.data());
-      if (norm && back) std::memcpy(x, row.data(), e.width * sizeof(float));
-      if (next) form(norm ? row.data() : x, e.width, *next, r, a);
+      if (norm) normalize(*norm, x, back ? x : row.data(), e.width);
+      if (next) form(norm && !back ? row.data() : x, e.width, *next, r, a);
     }
     team.wait();
   }
@@ -258,7 +209,7 @@ struct Pass {
   }
 
   void add(const Product& w, const T* in, size_t stride) {
-    const Side side = formed(in, stride, w.cols, w, rows, a, team);
+    const Side side = formed(in, stride, w, rows, a, team);
     product(w, side, rows, team, [&](int row, int column, f32x16 y) {
       float* x = room.x + row * room.wide + column;
       write(x, read(x) + y);
@@ -269,9 +220,9 @@ struct Pass {
   template <int act>
   void widen(const EncoderLayer& layer) {
     T* hidden = (T*)room.hidden;
-    const Product& w = layer.gate.codes ? layer.gate : layer.up;
+    const Product& w = layer.gate.rows ? layer.gate : layer.up;
     product(w, a, rows, team, [&](int row, int column, f32x16 y) { write(hidden + row * room.hidden_wide + column, activate<act>(y)); });
-    if (layer.gate.codes) {
+    if (layer.gate.rows) {
       team.wait();
       product(layer.up, a, rows, team, [&](int row, int column, f32x16 y) {
         T* h = hidden + row * room.hidden_wide + column;
@@ -313,7 +264,7 @@ struct Pass {
       add(layer.down, (const T*)room.hidden, room.hidden_wide);
       if (e.post) prepare(&layer.ffn_norm, true, use + 1 < e.layers ? &e.sets_of[(use + 1) * e.sets / e.layers].qkv : nullptr);
     }
-    if (e.norm.w) prepare(&e.norm, true, nullptr);
+    if (e.norm.kind) prepare(&e.norm, true, nullptr);
     std::vector<T> last(up_to(e.width, 16));
     for (int r = team.from(rows); r < team.to(rows); r++) {
       for (int i = 0; i < e.width; i += 16) write(last.data() + i, read(room.x + r * room.wide + i));

@@ -1,6 +1,6 @@
 // y = x W^T for many rows of x: a panel of W stays in the first cache while blocks of rows pass by, and no sum over lanes is needed.
 //
-// A word is four bytes of a row: one float, two bfloat16 or four 8-bit numbers. W stands in panels of PANEL * 16 of its rows, word by word,
+// A word is four bytes of a row: one float or two bfloat16. W stands in panels of PANEL * 16 of its rows, word by word,
 // so that one vector holds a word of sixteen rows and meets one word of x that is broadcast. The accumulators fill the registers.
 #pragma once
 #include "matmul.h"
@@ -19,26 +19,23 @@ constexpr int PANEL = 1, DEEP = 3;
 constexpr int SPAN = 16 * PANEL;  // rows of W in a panel
 
 inline int up_to(int n, int step) { return (n + step - 1) / step * step; }
-inline int per_word(int kind) { return kind == F32 ? 1 : kind == BF16 ? 2 : 4; }
+inline int per_word(int kind) { return kind == F32 ? 1 : 2; }
 inline int bytes_of(int kind) { return 4 / per_word(kind); }
 inline int words_of(int cols, int kind) { return (cols + per_word(kind) - 1) / per_word(kind); }
 
-// A packed weight (rows, cols); a U8 one stands for (code - 128) * scale. Mirrors `_Product` in encoder.py.
+// A weight (rows, cols), packed, or quantized: then `count` matrices in tiles, one below the other. Mirrors `_Product` in encoder.py.
 struct Product {
-  int32_t kind, rows, cols, unused;
+  int32_t kind, rows, cols, count;
   const char* codes;
-  const float* bias;    // (rows), filled up with zeros to whole panels, as the three below
-  const float* scale;   // U8: (rows)
-  const float* sums;    // U8: (rows), sums of code - 128
-  const float* smooth;  // U8: (cols), what a column of x is multiplied by before it is rounded
+  const float* bias;    // (rows), filled up with zeros to whole panels
+  const Matrix* tiles;  // (count), with biases of their own; columns and rows fill them
 };
 
-// Rows of x in the form of a product: `stride` bytes apart. 8-bit rows stand for scale * (code - zero).
+// Rows of x in the form of a product: `stride` bytes apart, or quantized.
 struct Side {
   char* data;
   size_t stride;
-  float *scale, *shift;  // shift: scale * zero
-  int32_t* sums;         // 128 times the sum of the codes
+  Rows rows;
 };
 
 // M rows of x with one panel.
@@ -65,21 +62,6 @@ inline void block(const char* x, size_t stride, const char* w, int words, f32x16
     return;
   }
 #endif
-  if (kind == U8) {
-    i32x16 acc[M][PANEL] = {};
-    for (int k = 0; k < words; k++, w += 64 * PANEL) {
-      u8x64 v[PANEL];
-#pragma GCC unroll 2
-      for (int p = 0; p < PANEL; p++) v[p] = load<u8x64>(w + 64 * p);
-#pragma GCC unroll 12
-      for (int m = 0; m < M; m++)
-#pragma GCC unroll 2
-        for (int p = 0; p < PANEL; p++) acc[m][p] = dot4<255>(acc[m][p], v[p], (const int8_t*)(x + m * stride + 4 * k));
-    }
-    for (int m = 0; m < M; m++)
-      for (int p = 0; p < PANEL; p++) out[m][p] = (f32x16)acc[m][p];  // the bits: `finish` takes the offset out first
-    return;
-  }
   f32x16 acc[M][PANEL] = {};
   for (int k = 0; k < words; k++, w += 64 * PANEL) {
     u32x16 v[PANEL];
@@ -142,14 +124,7 @@ inline void panel_of(const char* x, size_t stride, const char* codes, int words,
 template <int kind, class Take>
 inline void product_of(const Product& w, const Side& x, int rows, Team team, const Take& take) {
   const int words = words_of(w.cols, kind), panels = (w.rows + SPAN - 1) / SPAN, chunk = 8 * DEEP, chunks = (rows + chunk - 1) / chunk;
-  const auto whole = [&](int row, int tile, f32x16 y) {
-    const int column = 16 * tile;
-    if (kind == U8) {
-      const f32x16 exact = __builtin_convertvector((i32x16)y - x.sums[row], f32x16);
-      y = load<f32x16>(w.scale + column) * (exact * x.scale[row] - load<f32x16>(w.sums + column) * x.shift[row]);
-    }
-    take(row, column, y + load<f32x16>(w.bias + column));
-  };
+  const auto whole = [&](int row, int tile, f32x16 y) { take(row, 16 * tile, y + load<f32x16>(w.bias + 16 * tile)); };
   for (int item = team.from(panels * chunks), end = team.to(panels * chunks); item < end; item++) {
     const int first = item % chunks * chunk, last = std::min(rows, first + chunk);
     panel_of<kind>(x.data, x.stride, w.codes, words, first, last, item / chunks, whole);
@@ -158,10 +133,12 @@ inline void product_of(const Product& w, const Side& x, int rows, Team team, con
 
 template <class Take>
 inline void product(const Product& w, const Side& x, int rows, Team team, const Take& take) {
-  switch (w.kind) {
-    case F32: return product_of<F32>(w, x, rows, team, take);
-    case BF16: return product_of<BF16>(w, x, rows, team, take);
-    default: return product_of<U8>(w, x, rows, team, take);
+  if (w.kind == F32) return product_of<F32>(w, x, rows, team, take);
+  if (w.kind == BF16) return product_of<BF16>(w, x, rows, team, take);
+  const int from = team.from(w.rows / 16), to = team.to(w.rows / 16);
+  for (int part = 0, start = 0; part < w.count; start += tiles(w.tiles[part++])) {
+    const int first = std::max(0, from - start), last = std::min(tiles(w.tiles[part]), to - start);
+    multiply(w.tiles[part], x.rows, first, last, [&](int row, int tile, f32x16 y) { take(row, 16 * (start + tile), y); });
   }
 }
 

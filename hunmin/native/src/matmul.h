@@ -35,10 +35,11 @@ inline i32x16 dot4(i32x16 acc, u8x64 w, const int8_t* x) {
 #endif
 }
 
+// Rows of x, and tiles, at once: two sums of each stay in registers.
 #if defined(__AVX512F__)
-constexpr int MOST = 10;  // rows of x at once: two sums each, and the weights of four columns, in 32 registers
+constexpr int MOST = 6, PAIR = 2;
 #else
-constexpr int MOST = 4;
+constexpr int MOST = 4, PAIR = 1;
 #endif
 
 enum Kind : int32_t { F32 = 0, BF16 = 1, U4 = 2, U8 = 3 };
@@ -60,14 +61,16 @@ struct Rows {
   float* s;          // (count, width / 32): scales of q
   float* sums;       // (count, width / 32): sums of what q stands for
   float* halves;     // (count, width / 16): the same of sixteen columns
+  int32_t* ends;     // (count, width / 32): -128 times the sum of q
   bf16* half;        // (count, width)
 };
 
-inline void quantize_row(const Rows& rows, int row, int first, int last) {  // columns: multiples of 32
-  const float* x = rows.x + size_t(row) * rows.width;
+// Columns `first` to `last` of a row x, which are multiples of 32, rounded to 8 bits.
+template <class T>
+inline void quantize_row(const T* x, const Rows& rows, int row, int first, int last) {
   int8_t* q = rows.q + size_t(row) * rows.width;
   for (int at = first; at < last; at += 32) {
-    const f32x16 low = load<f32x16>(x + at), high = load<f32x16>(x + at + 16);
+    const f32x16 low = read(x + at), high = read(x + at + 16);
     const float top = greatest(larger(larger(low, -low), larger(high, -high)));
     const float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
     const size_t place = (size_t(row) * rows.width + at) / 32;
@@ -81,6 +84,7 @@ inline void quantize_row(const Rows& rows, int row, int first, int last) {  // c
     }
     rows.s[place] = scale;
     rows.sums[place] = scale * (sums[0] + sums[1]);
+    rows.ends[place] = -128 * (sums[0] + sums[1]);
   }
 }
 
@@ -88,42 +92,57 @@ inline void quantize_row(const Rows& rows, int row, int first, int last) {  // c
 inline void prepare(const Rows& rows, int kind, int first, int last) {
   const size_t n = rows.width;
   for (size_t r = first; r < size_t(last); r++) {
-    if (kind >= U4) quantize_row(rows, r, 0, rows.width);
+    if (kind >= U4) quantize_row(rows.x + r * n, rows, r, 0, rows.width);
     if (kind == BF16) to_bf16(rows.x + r * n, rows.half + r * n, rows.width);
   }
 }
 
-// Sixteen rows of the weight with N rows of x.
-template <int kind, int group16, int N>
+// T tiles with N rows of x: `out` (T, N). EVEN: codes count from 128, and there are no minima.
+enum Form { EVEN, GROUPS, HALVES };  // HALVES: groups of 16 columns
+
+template <int kind, Form form, int T, int N>
 inline void tile(const Matrix& w, int t, const Rows& rows, int from, f32x16* out) {
-  constexpr int top = kind == U4 ? 15 : 255, sub = group16 ? 16 : 32;
+  constexpr int top = kind == U4 ? 15 : 255, sub = form == HALVES ? 16 : 32, bytes = kind == U4 ? 256 : 512;
   const int blocks = w.cols / 32, groups = w.cols / w.group;
-  const size_t width = rows.width, n = width / sub;
-  const uint8_t* codes = (const uint8_t*)w.codes + size_t(t) * 16 * w.cols / (kind == U4 ? 2 : 1);
+  const size_t width = rows.width, n = width / sub, next = size_t(blocks) * bytes;
+  const uint8_t* codes = (const uint8_t*)w.codes + t * next;
   const f16 *d = w.d + size_t(t) * groups * 16, *m = w.m ? w.m + size_t(t) * groups * 16 : nullptr;
   const int8_t* x = rows.q + from * width;
-  const float *s = rows.s + from * (width / 32), *sums = (group16 ? rows.halves : rows.sums) + from * n;
-  f32x16 y[N] = {};
+  const float *s = rows.s + from * (width / 32), *sums = (form == HALVES ? rows.halves : rows.sums) + from * n;
+  const int32_t* ends = rows.ends + from * n;
+  f32x16 y[T][N] = {};
   int used = 0;  // columns of the group that d and m stand for
-  for (int b = 0; b < blocks; b++, codes += kind == U4 ? 256 : 512, x += 32, s++) {
-    u8x64 packed[4];
-    for (int c = 0; c < 4 && kind == U4; c++) packed[c] = load<u8x64>(codes + 64 * c);
+  for (int b = 0; b < blocks; b++, codes += bytes, x += 32, s++, ends++) {
     for (int part = 0; part < 32 / sub; part++, sums++) {
-      i32x16 acc[N] = {};
-#pragma GCC unroll 8
-      for (int c = part * sub / 4; c < (part + 1) * sub / 4; c++) {  // sums of different rows do not wait for each other
-        const u8x64 v = kind == U8 ? load<u8x64>(codes + 64 * c) : c < 4 ? packed[c] & 15 : packed[c % 4] >> 4;
-#pragma GCC unroll 12
-        for (int j = 0; j < N; j++) acc[j] = dot4<top>(acc[j], v, x + j * width + 4 * c);
-      }
-      const f32x16 scale = load_f16(d), least = m ? load_f16(m) : scale * float(-w.zero);
-#pragma GCC unroll 12
+      i32x16 acc[T][N];
+#pragma GCC unroll 6
       for (int j = 0; j < N; j++)
-        y[j] = fma(__builtin_convertvector(acc[j], f32x16), scale * s[j * (width / 32)], fma(least, splat(sums[j * n]), y[j]));
+        for (int k = 0; k < T; k++) acc[k][j] = form == EVEN ? i32x16{} + ends[j * n] : i32x16{};
+#pragma GCC unroll 8
+      for (int c = part * sub / 4; c < (part + 1) * sub / 4; c++) {  // no sum waits for the one before it
+        u8x64 v[T];
+        for (int k = 0; k < T; k++) {
+          v[k] = load<u8x64>(codes + k * next + 64 * (kind == U4 ? c % 4 : c));
+          if (kind == U4) v[k] = c < 4 ? v[k] & 15 : v[k] >> 4;
+        }
+#pragma GCC unroll 6
+        for (int j = 0; j < N; j++)
+          for (int k = 0; k < T; k++) acc[k][j] = dot4<top>(acc[k][j], v[k], x + j * width + 4 * c);
+      }
+      for (int k = 0; k < T; k++) {
+        const size_t at = size_t(k) * groups * 16;
+        const f32x16 scale = load_f16(d + at), least = form == EVEN ? f32x16{} : m ? load_f16(m + at) : scale * float(-w.zero);
+#pragma GCC unroll 6
+        for (int j = 0; j < N; j++) {
+          if (form != EVEN) y[k][j] = fma(least, splat(sums[j * n]), y[k][j]);
+          y[k][j] = fma(__builtin_convertvector(acc[k][j], f32x16), scale * s[j * (width / 32)], y[k][j]);
+        }
+      }
       if ((used += sub) == w.group) used = 0, d += 16, m += m ? 16 : 0;
     }
   }
-  for (int j = 0; j < N; j++) out[j] = y[j];
+  for (int k = 0; k < T; k++)
+    for (int j = 0; j < N; j++) out[k * N + j] = y[k][j];
 }
 
 // Sixteen rows of a plain weight with N rows of x, four at a time.
@@ -159,48 +178,60 @@ inline void plain(const Matrix& w, int t, const Rows& rows, int from, f32x16* ou
   }
 }
 
-template <int N>
-inline void some(const Matrix& w, int t, const Rows& rows, int from, f32x16* out) {
-  switch (w.kind) {
-    case F32: return plain<F32, N>(w, t, rows, from, out);
-    case BF16: return plain<BF16, N>(w, t, rows, from, out);
-    case U4: return w.group == 16 ? tile<U4, 1, N>(w, t, rows, from, out) : tile<U4, 0, N>(w, t, rows, from, out);
-    default: return w.group == 16 ? tile<U8, 1, N>(w, t, rows, from, out) : tile<U8, 0, N>(w, t, rows, from, out);
+// One function each, whatever is done with the sums.
+template <int T, int N>
+__attribute__((noinline)) void some(const Matrix& w, int t, const Rows& rows, int from, f32x16* out) {
+  if (w.kind == U4) return tile<U4, GROUPS, T, N>(w, t, rows, from, out);
+  if (w.kind == U8 && w.group == 16) return tile<U8, HALVES, T, N>(w, t, rows, from, out);
+  if (w.kind == U8 && (w.m || w.zero != 128)) return tile<U8, GROUPS, T, N>(w, t, rows, from, out);
+  if (w.kind == U8) return tile<U8, EVEN, T, N>(w, t, rows, from, out);
+  for (int k = 0; k < T; k++) {
+    if (w.kind == F32) plain<F32, N>(w, t + k, rows, from, out + k * N);
+    else plain<BF16, N>(w, t + k, rows, from, out + k * N);
   }
 }
 
-// One tile of y (count, stride) = x W^T + bias for rows `from` to `to`.
-inline void column(const Matrix& w, const Rows& rows, float* y, size_t stride, int t, int from, int to) {
-  const int lanes = std::min(16, w.rows - 16 * t);
-  float ends[16] = {};
-  if (w.bias) std::memcpy(ends, w.bias + 16 * t, sizeof(float) * lanes);
-  const f32x16 bias = load<f32x16>(ends);
+// T tiles of x W^T + bias for rows `from` to `to`: `take(row, tile, sixteen values)`.
+template <int T, class Take>
+inline void columns(const Matrix& w, const Rows& rows, int t, int from, int to, const Take& take) {
+  float bias[16 * T] = {};
+  if (w.bias) std::memcpy(bias, w.bias + 16 * t, sizeof(float) * std::min(16 * T, w.rows - 16 * t));
   for (int passes = (to - from + MOST - 1) / MOST; from < to; passes--) {
-    f32x16 out[MOST];
+    f32x16 out[T * MOST];
     const int n = (to - from + passes - 1) / passes;  // of about one size
     switch (n) {
 #define CASE(N) \
-  case N: some<N <= MOST ? N : 1>(w, t, rows, from, out); break;
-      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10)
+  case N: some<T, N <= MOST ? N : 1>(w, t, rows, from, out); break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
     }
-    for (int j = 0; j < n; j++) {
-      out[j] += bias;
-      float* at = y + (from + j) * stride + 16 * t;
-      if (lanes == 16) std::memcpy(at, out + j, 64);
-      else std::memcpy(at, out + j, sizeof(float) * lanes);
-    }
+    for (int k = 0; k < T; k++)
+      for (int j = 0; j < n; j++) take(from + j, t + k, out[k * n + j] + load<f32x16>(bias + 16 * k));
     from += n;
   }
 }
 
 // Tiles `first` to `last`. Some tiles stay in the second cache while blocks of rows pass, which stay in the first while those tiles pass.
-inline void multiply(const Matrix& w, const Rows& rows, float* y, size_t stride, int first, int last) {
-  const int size = w.kind == F32 ? 4 : w.kind == BF16 ? 2 : 1, block = std::max(1, 24576 / (rows.width * size) / MOST) * MOST;
-  const int near = std::max(1, 262144 / (16 * rows.width * size));
+template <class Take>
+inline void multiply(const Matrix& w, const Rows& rows, int first, int last, const Take& take) {
+  const int size = w.kind == F32 ? 4 : w.kind == BF16 ? 2 : 1, block = std::max(1, 16384 / (rows.width * size) / MOST) * MOST;
+  const int near = std::max(1, 262144 / (16 * PAIR * rows.width * size)) * PAIR;
   for (; first < last; first += near)
     for (int from = 0; from < rows.count; from += block)
-      for (int t = first; t < std::min(last, first + near); t++) column(w, rows, y, stride, t, from, std::min(rows.count, from + block));
+      for (int t = first, end = std::min(last, first + near); t < end;) {
+        const int to = std::min(rows.count, from + block);
+        if (t + PAIR <= end) columns<PAIR>(w, rows, t, from, to, take), t += PAIR;
+        else columns<1>(w, rows, t, from, to, take), t++;
+      }
+}
+
+// The same into y (count, stride).
+inline void multiply(const Matrix& w, const Rows& rows, float* y, size_t stride, int first, int last) {
+  multiply(w, rows, first, last, [&](int row, int t, f32x16 values) {
+    float* to = y + row * stride + 16 * t;
+    if (16 * t + 16 <= w.rows) std::memcpy(to, &values, 64);
+    else std::memcpy(to, &values, sizeof(float) * (w.rows - 16 * t));
+  });
 }
 
 inline int tiles(const Matrix& w) { return (w.rows + 15) / 16; }
