@@ -46,6 +46,7 @@ class Pipeline:
     ``batch_size`` "auto" puts inputs of similar length together, up to a budget of tokens.
     """
 
+    texts = False  # whether ``preprocess_texts`` takes many plain texts together
     packs = False  # whether ``_forward`` takes the rows of an encoder one after another, without padding
     budget = 1024  # tokens computed together, padding included: enough to keep matrix units busy, little enough to stay in caches
 
@@ -206,9 +207,10 @@ class Pipeline:
     ) -> list[Any]:
         """The answer of every input. Batches hold rows of similar length, so that little padding is computed."""
         prepared, answers = dict[int, Any](), dict[int, Any]()
+        together = self.preprocess_texts(inputs, **stages[0]) if self.texts and len(inputs) > 1 and all(isinstance(i, str) for i in inputs) else None
         for i, item in enumerate(inputs):
             with Guard(answers, i, first, mode):
-                prepared[i] = self.preprocess(item, **stages[0])
+                prepared[i] = together[i] if together is not None else self.preprocess(item, **stages[0])
                 self.warn_if_foreign(item, prepared[i])
         rows = [(i, window) for i, item in prepared.items() for window in (item if isinstance(item, list) else [item])]
         out: dict[int, Any] = {}
@@ -231,13 +233,26 @@ class Pipeline:
                 answers[i] = self.postprocess(windows.get(i, []) if isinstance(item, list) else windows[i][0], **stages[2])
         return [answers[i] for i in range(len(inputs))]
 
+    def preprocess_texts(self, texts: list[str], **options: Any) -> list[BatchEncoding] | None:
+        """What ``preprocess`` makes of every text, by one call of the tokenizer, which uses all cores; None: it has to take them one by one."""
+        return None
+
+    def tokenized(self, texts: list[str], **options: Any) -> list[BatchEncoding] | None:
+        """Texts as rows of ids; None where one of them is at fault, or rows are not lists."""
+        try:
+            rows = self.tokenizer(texts, **options)
+        except HunminError:
+            return None
+        return rows.rows() if all(isinstance(ids, list) and ids for ids in rows["input_ids"]) else None
+
     def warn_if_foreign(self, item: Any, prepared: Any) -> None:
         """Say once that the tokenizer hardly knows what it reads: unknown tokens, or Hangul in scraps smaller than a syllable."""
         windows = cast("list[Mapping[str, Any]]", prepared if isinstance(prepared, list) else [prepared])
         ids: list[int] = windows[0]["input_ids"] if windows else []
         values = cast("Iterable[Any]", item.values() if isinstance(item, Mapping) else [item])
         text = " ".join(v for v in values if isinstance(v, str))
-        hangul, unknown = sum("가" <= c <= "힣" for c in text), ids.count(self.tokenizer.unk_token_id)
+        hangul = 0 if text.isascii() else sum("가" <= c <= "힣" for c in text)
+        unknown = ids.count(self.tokenizer.unk_token_id)
         if unknown * 3 > len(ids) or (hangul >= 5 and hangul * 3 > len(text) and len(ids) >= 2 * hangul):
             name = self.model.name_or_path
             warn_once(

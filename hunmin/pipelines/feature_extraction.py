@@ -90,7 +90,7 @@ class FeatureExtractionPipeline(Pipeline):
     say (its normalization included), else the mean.
     """
 
-    packs = True
+    texts = packs = True
 
     def preprocess(
         self,
@@ -101,13 +101,27 @@ class FeatureExtractionPipeline(Pipeline):
         max_length: int | None = None,
         tokenize_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        limit = max_length or (self.sentence.get("max_length") if pooling != "none" else None)
-        if limit is None and truncation and self.tokenizer.model_max_length > 10**9:
-            limit = self.model.config.max_position_embeddings
-        item = self.tokenizer(inputs, **{"truncation": truncation, "max_length": limit, **(tokenize_kwargs or {})})
+        item = self.tokenizer(inputs, **self._tokenizing(pooling, truncation, max_length, tokenize_kwargs))
         if not item["input_ids"]:
             raise InputError(say("The text is empty: it has no tokens.", "텍스트가 비어 있어 토큰이 없습니다."))
         return item
+
+    def _tokenizing(self, pooling: Pooling, truncation: bool, max_length: int | None, more: dict[str, Any] | None) -> dict[str, Any]:
+        limit = max_length or (self.sentence.get("max_length") if pooling != "none" else None)
+        if limit is None and truncation and self.tokenizer.model_max_length > 10**9:
+            limit = self.model.config.max_position_embeddings
+        return {"truncation": truncation, "max_length": limit, **(more or {})}
+
+    def preprocess_texts(
+        self,
+        texts: list[str],
+        *,
+        pooling: Pooling = "none",
+        truncation: bool = True,
+        max_length: int | None = None,
+        tokenize_kwargs: dict[str, Any] | None = None,
+    ) -> list[BatchEncoding] | None:
+        return self.tokenized(texts, **self._tokenizing(pooling, truncation, max_length, tokenize_kwargs))
 
     def _forward(self, batch: BatchEncoding, *, pooling: Pooling = "none", normalize: bool | None = None) -> Rows:
         """Vectors of every text: ``(N, C)``, or ``(C,)`` when pooled."""
@@ -147,6 +161,8 @@ class SentenceSimilarityPipeline(FeatureExtractionPipeline):
     Input: ``{"source_sentence": …, "sentences": […]}``, or two texts as a pair. Answer: a cosine for each sentence, or one for a pair.
     """
 
+    texts = False
+
     def is_single(self, inputs: Any) -> bool:
         return isinstance(inputs, dict) or (isinstance(inputs, tuple) and all(isinstance(t, str) for t in inputs))
 
@@ -174,6 +190,23 @@ class SentenceSimilarityPipeline(FeatureExtractionPipeline):
         for row in rows:
             row["pair"] = pair
         return rows
+
+    def _tokenizing(self, pooling: Pooling, truncation: bool, max_length: int | None, more: dict[str, Any] | None) -> dict[str, Any]:
+        limit = max_length or (self.sentence.get("max_length") if pooling != "none" else None)
+        if limit is None and truncation and self.tokenizer.model_max_length > 10**9:
+            limit = self.model.config.max_position_embeddings
+        return {"truncation": truncation, "max_length": limit, **(more or {})}
+
+    def preprocess_texts(
+        self,
+        texts: list[str],
+        *,
+        pooling: Pooling = "none",
+        truncation: bool = True,
+        max_length: int | None = None,
+        tokenize_kwargs: dict[str, Any] | None = None,
+    ) -> list[BatchEncoding] | None:
+        return self.tokenized(texts, **self._tokenizing(pooling, truncation, max_length, tokenize_kwargs))
 
     def _forward(self, batch: BatchEncoding, *, pooling: Pooling = "auto", normalize: bool | None = True) -> Rows:
         return super()._forward(batch, pooling=pooling, normalize=True)

@@ -20,7 +20,7 @@ class TextClassificationPipeline(Pipeline):
     Inputs are texts or pairs, ``{"text": …, "text_pair": …}``. As taught, one text alone gives its answer in a list of one.
     """
 
-    packs = True
+    texts = packs = True
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         answer = super().__call__(inputs, **options)
@@ -43,6 +43,11 @@ class TextClassificationPipeline(Pipeline):
                 )
             )
         return self.tokenizer(**inputs, truncation=truncation, max_length=max_length)
+
+    def preprocess_texts(
+        self, texts: list[str], *, truncation: bool = True, max_length: int | None = None, padding: Any = None
+    ) -> list[BatchEncoding] | None:
+        return self.tokenized(texts, truncation=truncation, max_length=max_length)
 
     def _forward(self, batch: BatchEncoding) -> Rows:
         return [{"logits": logits} for logits in self.model(**batch).logits]
@@ -93,6 +98,8 @@ class RerankPipeline(TextClassificationPipeline):
 
     Input: ``{"query": …, "documents": […]}``. Answer: ``[{"index": …, "score": …, "document": …}]``.
     """
+
+    texts = False
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         return Pipeline.__call__(self, inputs, **options)

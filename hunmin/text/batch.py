@@ -88,6 +88,11 @@ class BatchEncoding(UserDict[str, Any]):
             return data["input_ids"].shape
         raise AttributeError(f"BatchEncoding has no attribute or key '{name}'; keys: {', '.join(data)}")
 
+    def rows(self) -> list[BatchEncoding]:
+        """A batch of lists, row by row."""
+        encodings = self._encodings or [None] * len(self.data["input_ids"])
+        return [BatchEncoding({name: value[i] for name, value in self.data.items()}, one) for i, one in enumerate(encodings)]
+
     @property
     def encodings(self) -> list[Encoding] | None:
         """The Rust encodings, one for each row; None when the batch was not made by a tokenizer call."""
