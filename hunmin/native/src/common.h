@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <thread>
 #include <utility>
+#include <vector>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -186,44 +187,56 @@ inline f32x16 exp16(f32x16 x) {
 
 inline float exp1(float x) { return exp16(splat(x))[0]; }
 
-// Where the threads of a parallel region wait for each other. They meet some three hundred times in a step of a millisecond or two, so they
-// look for each other before they sleep, which OpenMP's barrier does later and more slowly.
-struct Gate {
-  std::atomic<int> arrived{0}, phase{0};
+// Work that the threads of a parallel region share, phase by phase: who comes first takes the next piece, and a phase is over when its pieces
+// are done, not when all threads were there. So a thread that the system has taken off its core holds the others up by one piece at most, and
+// finds nothing left to do in the phases it missed. A step of a millisecond or two has some three hundred of them: waiting is looking.
+struct alignas(64) Phase {
+  std::atomic<int> next{0}, done{0};
+};
 
-  void wait(int all) {
-    const int now = phase.load(std::memory_order_acquire);
-    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == all) {
-      arrived.store(0, std::memory_order_relaxed);
-      phase.store(now + 1, std::memory_order_release);
-      return;
-    }
-    for (int looked = 0; phase.load(std::memory_order_acquire) == now; looked++) {
+// A thread of a parallel region.
+struct Team {
+  static constexpr int PIECES = 4;  // of a phase, for each thread
+  int self, all;
+  Phase* phase;  // of all phases, the next
+
+  static Team here(std::vector<Phase>& phases) {
+#if defined(_OPENMP)
+    return {omp_get_thread_num(), omp_get_num_threads(), phases.data()};
+#else
+    return {0, 1, nullptr};
+#endif
+  }
+
+  // Calls `work(first, last)` for ranges that together are 0 to n, then waits for the others.
+  template <class Work>
+  void share(int n, const Work& work) {
+    if (all == 1) return work(0, n);
+    Phase& now = *phase++;
+    const int pieces = std::min(n, all * PIECES);
+    int mine = 0;
+    for (int i; (i = now.next.fetch_add(1, std::memory_order_relaxed)) < pieces; mine++)
+      work(int(int64_t(n) * i / pieces), int(int64_t(n) * (i + 1) / pieces));
+    finish(now, mine, pieces);
+  }
+
+  // The same with one range for each thread, in their order: for what depends on who did it.
+  template <class Work>
+  void split(int n, const Work& work) {
+    work(int(int64_t(n) * self / all), int(int64_t(n) * (self + 1) / all));
+    if (all > 1) finish(*phase++, 1, all);
+  }
+
+ private:
+  static void finish(Phase& now, int mine, int pieces) {
+    if (mine) now.done.fetch_add(mine, std::memory_order_acq_rel);
+    for (int looked = 0; now.done.load(std::memory_order_acquire) < pieces; looked++) {
       if (looked > 20000) std::this_thread::yield();
 #if defined(__x86_64__)
       else _mm_pause();
 #endif
     }
   }
-};
-
-// A thread of a parallel region, and its share of a list.
-struct Team {
-  int self, all;
-  Gate* gate;
-
-  static Team here(Gate& gate) {
-#if defined(_OPENMP)
-    return {omp_get_thread_num(), omp_get_num_threads(), &gate};
-#else
-    return {0, 1, &gate};
-#endif
-  }
-  void wait() const {
-    if (all > 1) gate->wait(all);
-  }
-  int from(int n) const { return int(int64_t(n) * self / all); }
-  int to(int n) const { return int(int64_t(n) * (self + 1) / all); }
 };
 
 }  // namespace

@@ -106,7 +106,7 @@ struct Room {
 struct Step {
   const Program& program;
   const Room& room;
-  const Team team;
+  mutable Team team;
   const int texts, memories;  // blocks of rows
   const int C = program.width;
 
@@ -118,19 +118,27 @@ struct Step {
     return out;
   }
 
+  // Calls `work(i)` for all i below n.
+  template <class Work>
+  void each(int n, const Work& work) const {
+    team.share(n, [&](int first, int last) {
+      for (int i = first; i < last; i++) work(i);
+    });
+  }
+
   // The products of one input: their tiles are one list, cut by threads.
   void products(int width, std::initializer_list<std::pair<const Matrix*, float*>> list, size_t stride, int count = -1) const {
-    int all = 0, start = 0;
+    int pairs = 0;
     Rows in = rows(width);
     if (count >= 0) in.count = count;
-    for (const auto& [w, y] : list) all += tiles(*w);
-    const int from = team.from(all), to = team.to(all);
-    for (const auto& [w, y] : list) {
-      const int n = tiles(*w), first = std::max(0, from - start), last = std::min(n, to - start);
-      if (first < last) multiply(*w, in, y, stride, first, last);
-      start += n;
-    }
-    team.wait();
+    for (const auto& [w, y] : list) pairs += (tiles(*w) + 1) / 2;
+    team.share(pairs, [&](int from, int to) {
+      for (const auto& [w, y] : list) {
+        const int n = (tiles(*w) + 1) / 2, first = std::max(0, from), last = std::min(n, to);
+        if (first < last) multiply(*w, in, y, stride, 2 * first, std::min(tiles(*w), 2 * last));
+        from -= n, to -= n;
+      }
+    });
   }
 
   // Inputs stand one after another at their own width, which changes from product to product.
@@ -149,7 +157,7 @@ struct Step {
 
   // x += y, with the norms around it; then the norm before the next product.
   void sum_and_norm(const Norm* out_norm, const Norm* own, const Norm* next, bool add) const {
-    for (int r = team.from(room.rows); r < team.to(room.rows); r++) {
+    each(room.rows, [&](int r) {
       float *x = room.x + size_t(r) * C, *y = room.y + size_t(r) * C;
       if (add) {
         if (out_norm && out_norm->kind) normalize(*out_norm, y, y, C);
@@ -160,8 +168,7 @@ struct Step {
       if (program.post || !next) std::memcpy(to, x, sizeof(float) * C);
       else normalize(*next, x, to, C);
       ready(r, C);
-    }
-    team.wait();
+    });
   }
 
   // The queries of a block of rows that share the keys and values of `group`.
@@ -193,20 +200,16 @@ struct Step {
     if (cross) products(C, {{&site.q, z}}, stride);
     else products(C, {{&site.q, z}, {&site.k, z + Q}, {&site.v, z + Q + K}}, stride);
     if (!cross) {
-      const int all = room.rows * site.kv_heads;
-      for (int i = team.from(all); i < team.to(all); i++) {
+      each(room.rows * site.kv_heads, [&](int i) {
         const int r = i / site.kv_heads, g = i % site.kv_heads;
         float* k = z + size_t(r) * stride + Q + g * D;
         keep(site, pool, store, r, g, k, k + K);
-      }
-      team.wait();
+      });
     }
     const Block* blocks = cross ? room.memories : room.blocks;
-    const int all = (cross ? memories : texts) * site.kv_heads;
-    for (int i = team.self; i < all; i += team.all) look_at(site, pool, store, cross, blocks[i / site.kv_heads], i % site.kv_heads, stride);
-    team.wait();
-    for (int r = team.from(room.rows); r < team.to(room.rows); r++) ready(r, Q);
-    team.wait();
+    each((cross ? memories : texts) * site.kv_heads,
+         [&](int i) { look_at(site, pool, store, cross, blocks[i / site.kv_heads], i % site.kv_heads, stride); });
+    each(room.rows, [&](int r) { ready(r, Q); });
     products(Q, {{&site.o, room.y}}, C);
   }
 
@@ -214,8 +217,8 @@ struct Step {
     const int F = layer.up.rows;
     if (layer.gated) products(C, {{&layer.gate, room.wide}, {&layer.up, room.far}}, F);
     else products(C, {{&layer.up, room.wide}}, F);
-    const int blocks = (F + 31) / 32, all = room.rows * blocks;
-    for (int i = team.from(all); i < team.to(all); i++) {
+    const int blocks = (F + 31) / 32;
+    each(room.rows * blocks, [&](int i) {
       const int r = i / blocks, from = i % blocks * 32, n = std::min(32, F - from);
       const size_t place = size_t(r) * F + from;
       activation(layer.act, room.wide + place, layer.gated ? room.far + place : nullptr, start(r, F) + from, n);
@@ -223,20 +226,18 @@ struct Step {
       const size_t at = size_t(r) * in.width + from;
       if (program.kinds & 1 << U4) quantize_row(in.x + size_t(r) * in.width, in, r, from, from + 32);
       if (program.kinds & 1 << BF16) to_bf16(in.x + at, in.half + at, 32);
-    }
-    team.wait();
+    });
     products(F, {{&layer.down, room.y}}, C);
   }
 
   void embed(const int64_t* ids, const Pool& pool) const {
-    for (int r = team.from(room.rows); r < team.to(room.rows); r++) {
+    each(room.rows, [&](int r) {
       float* x = room.x + size_t(r) * C;
       numbers(program.embed, int(ids[r]), x);
       for (int i = 0; i < C; i++) x[i] *= program.scale;
       if (program.positions) add_scaled(x, 1, program.positions + size_t(pool.lengths[r]) * C, C);
       normalize(program.embed_norm, x, x, C);
-    }
-    team.wait();
+    });
   }
 
   void run(const int64_t* ids, const Pool& self, const Pool& cross, const int32_t* wanted, int count, float* logits) const {
@@ -260,19 +261,19 @@ struct Step {
   // Logits of the wanted rows: their inputs are `count` rows of `y`, then the first of `in`.
   void head(const int32_t* wanted, int count, float* logits) const {
     const size_t V = program.head.rows, W = (C + 31) / 32 * 32;
-    for (int i = team.from(count); i < team.to(count); i++) std::memcpy(room.y + size_t(i) * C, room.in.x + wanted[i] * W, sizeof(float) * C);
-    team.wait();
-    for (int i = team.from(count); i < team.to(count); i++) {
+    each(count, [&](int i) { std::memcpy(room.y + size_t(i) * C, room.in.x + wanted[i] * W, sizeof(float) * C); });
+    each(count, [&](int i) {
       float *to = start(i, C), *from = room.y + size_t(i) * C;
       if (program.post) normalize(program.norm, from, from, C);  // at the end of a post-norm stack
       for (int j = 0; j < C; j++) to[j] = from[j] * program.head_scale;
       ready(i, C);
-    }
-    team.wait();
+    });
     products(C, {{&program.head, logits}}, V, count);
     if (program.head_softcap > 0) {
       const float cap = program.head_softcap;
-      for (size_t i = team.from(count) * V; i < team.to(count) * V; i++) logits[i] = cap * std::tanh(logits[i] / cap);
+      each(count, [&](int r) {
+        for (size_t i = r * V; i < (r + 1) * V; i++) logits[i] = cap * std::tanh(logits[i] / cap);
+      });
     }
   }
 };
@@ -284,10 +285,7 @@ struct Step {
 API(decode)(const Program* program, const Room* room, const int64_t* ids, const Pool* self, const Pool* cross, const int32_t* wanted,
             int32_t count, float* logits) {
   const int texts = cut(*self, room->rows, false, room->blocks), memories = cross ? cut(*cross, room->rows, true, room->memories) : 0;
-  Gate gate;
+  std::vector<Phase> phases(16 * program->count + 16);
 #pragma omp parallel
-  {
-    const Team team = Team::here(gate);
-    Step{*program, *room, team, texts, memories}.run(ids, *self, *cross, wanted, count, logits);
-  }
+  Step{*program, *room, Team::here(phases), texts, memories}.run(ids, *self, *cross, wanted, count, logits);
 }

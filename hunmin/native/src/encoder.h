@@ -73,12 +73,13 @@ inline void form(const float* x, int width, const Product& w, int row, const Sid
 
 // Activations as product w wants them: as they are, or quantized.
 template <class T>
-inline Side formed(const T* y, size_t stride, const Product& w, int rows, const Side& a, Team team) {
+inline Side formed(const T* y, size_t stride, const Product& w, int rows, const Side& a, Team& team) {
   if (w.kind < U4) return Side{(char*)y, stride * sizeof(T), {}};
   Side out = a;
   out.rows.count = rows, out.rows.width = w.cols;
-  for (int r = team.from(rows); r < team.to(rows); r++) quantize_row(y + r * stride, out.rows, r, 0, w.cols);
-  team.wait();
+  team.share(rows, [&](int first, int last) {
+    for (int r = first; r < last; r++) quantize_row(y + r * stride, out.rows, r, 0, w.cols);
+  });
   return out;
 }
 
@@ -195,17 +196,17 @@ struct Pass {
     std::vector<float> row(room.wide);
     a.stride = room.wide * (next ? bytes_of(next->kind) : 0);
     a.rows.count = rows, a.rows.width = e.width;
-    for (int r = team.from(rows); r < team.to(rows); r++) {
-      float* x = room.x + r * room.wide;
-      if (norm) normalize(*norm, x, back ? x : row.data(), e.width);
-      if (next) form(norm && !back ? row.data() : x, e.width, *next, r, a);
-    }
-    team.wait();
+    team.share(rows, [&](int from, int to) {
+      for (int r = from; r < to; r++) {
+        float* x = room.x + r * room.wide;
+        if (norm) normalize(*norm, x, back ? x : row.data(), e.width);
+        if (next) form(norm && !back ? row.data() : x, e.width, *next, r, a);
+      }
+    });
   }
 
   void store(const Product& w, T* out, size_t wide) {
     product(w, a, rows, team, [&](int row, int column, f32x16 y) { write(out + row * wide + column, y); });
-    team.wait();
   }
 
   void add(const Product& w, const T* in, size_t stride) {
@@ -214,7 +215,6 @@ struct Pass {
       float* x = room.x + row * room.wide + column;
       write(x, read(x) + y);
     });
-    team.wait();
   }
 
   template <int act>
@@ -223,13 +223,11 @@ struct Pass {
     const Product& w = layer.gate.rows ? layer.gate : layer.up;
     product(w, a, rows, team, [&](int row, int column, f32x16 y) { write(hidden + row * room.hidden_wide + column, activate<act>(y)); });
     if (layer.gate.rows) {
-      team.wait();
       product(layer.up, a, rows, team, [&](int row, int column, f32x16 y) {
         T* h = hidden + row * room.hidden_wide + column;
         write(h, read(h) * y);
       });
     }
-    team.wait();
   }
 
   void widen(const EncoderLayer& layer) {
@@ -244,14 +242,17 @@ struct Pass {
   void attend() {
     Attend<T> one{e, s, room, first, {}, {}, {}, {}};
     const int items = (to - from) * e.heads;
-    for (int i = team.from(items); i < team.to(items); i++) one(from + i / e.heads, i % e.heads);
-    team.wait();
+    team.share(items, [&](int begin, int end) {
+      for (int i = begin; i < end; i++) one(from + i / e.heads, i % e.heads);
+    });
   }
 
   void run(const T* in, T* out) {
     first = s.starts[from], rows = s.starts[to] - first;
-    for (int r = team.from(rows); r < team.to(rows); r++)
-      for (int i = 0; i < e.width; i++) room.x[r * room.wide + i] = wide(in[size_t(first + r) * e.width + i]);
+    team.share(rows, [&](int begin, int end) {
+      for (int r = begin; r < end; r++)
+        for (int i = 0; i < e.width; i++) room.x[r * room.wide + i] = wide(in[size_t(first + r) * e.width + i]);
+    });
     for (int use = 0; use < e.layers; use++) {
       const EncoderLayer& layer = e.sets_of[use * e.sets / e.layers];
       if (!e.post) prepare(&layer.attn_norm, false, &layer.qkv);
@@ -266,10 +267,12 @@ struct Pass {
     }
     if (e.norm.kind) prepare(&e.norm, true, nullptr);
     std::vector<T> last(up_to(e.width, 16));
-    for (int r = team.from(rows); r < team.to(rows); r++) {
-      for (int i = 0; i < e.width; i += 16) write(last.data() + i, read(room.x + r * room.wide + i));
-      std::memcpy(out + size_t(first + r) * e.width, last.data(), e.width * sizeof(T));
-    }
+    team.share(rows, [&](int begin, int end) {
+      for (int r = begin; r < end; r++) {
+        for (int i = 0; i < e.width; i += 16) write(last.data() + i, read(room.x + r * room.wide + i));
+        std::memcpy(out + size_t(first + r) * e.width, last.data(), e.width * sizeof(T));
+      }
+    });
   }
 };
 
@@ -288,17 +291,14 @@ void encode(const Encoder& e, const Sequences& s, const T* in, T* out) {
     {
       Room room(e, most);
 #pragma omp for schedule(dynamic)
-      for (int g = 0; g < groups; g++) Pass<T>{e, s, room, bounds[g], bounds[g + 1], {0, 1}}.run(in, out);
+      for (int g = 0; g < groups; g++) Pass<T>{e, s, room, bounds[g], bounds[g + 1], {0, 1, nullptr}}.run(in, out);
     }
     return;
   }
   Room room(e, s.starts[s.count]);
-  Gate gate;
+  std::vector<Phase> phases(16 * e.layers + 16);
 #pragma omp parallel num_threads(s.threads)
-  {
-    const Team team = Team::here(gate);
-    Pass<T>{e, s, room, 0, s.count, team}.run(in, out);
-  }
+  Pass<T>{e, s, room, 0, s.count, Team::here(phases)}.run(in, out);
 }
 
 }  // namespace

@@ -120,26 +120,29 @@ inline void panel_of(const char* x, size_t stride, const char* codes, int words,
   }
 }
 
-// This thread's share of x W^T + bias for `rows` rows of x: `take(row, column, sixteen values)`.
+// x W^T + bias for `rows` rows of x: `take(row, column, sixteen values)`.
 template <int kind, class Take>
-inline void product_of(const Product& w, const Side& x, int rows, Team team, const Take& take) {
+inline void product_of(const Product& w, const Side& x, int rows, Team& team, const Take& take) {
   const int words = words_of(w.cols, kind), panels = (w.rows + SPAN - 1) / SPAN, chunk = 8 * DEEP, chunks = (rows + chunk - 1) / chunk;
   const auto whole = [&](int row, int tile, f32x16 y) { take(row, 16 * tile, y + load<f32x16>(w.bias + 16 * tile)); };
-  for (int item = team.from(panels * chunks), end = team.to(panels * chunks); item < end; item++) {
-    const int first = item % chunks * chunk, last = std::min(rows, first + chunk);
-    panel_of<kind>(x.data, x.stride, w.codes, words, first, last, item / chunks, whole);
-  }
+  team.share(panels * chunks, [&](int item, int end) {
+    for (; item < end; item++) {
+      const int first = item % chunks * chunk, last = std::min(rows, first + chunk);
+      panel_of<kind>(x.data, x.stride, w.codes, words, first, last, item / chunks, whole);
+    }
+  });
 }
 
 template <class Take>
-inline void product(const Product& w, const Side& x, int rows, Team team, const Take& take) {
+inline void product(const Product& w, const Side& x, int rows, Team& team, const Take& take) {
   if (w.kind == F32) return product_of<F32>(w, x, rows, team, take);
   if (w.kind == BF16) return product_of<BF16>(w, x, rows, team, take);
-  const int from = team.from(w.rows / 16), to = team.to(w.rows / 16);
-  for (int part = 0, start = 0; part < w.count; start += tiles(w.tiles[part++])) {
-    const int first = std::max(0, from - start), last = std::min(tiles(w.tiles[part]), to - start);
-    multiply(w.tiles[part], x.rows, first, last, [&](int row, int tile, f32x16 y) { take(row, 16 * (start + tile), y); });
-  }
+  team.share((w.rows / 16 + 1) / 2, [&](int from, int to) {
+    for (int part = 0, start = 0; part < w.count; start += tiles(w.tiles[part++])) {
+      const int first = std::max(0, 2 * from - start), last = std::min(tiles(w.tiles[part]), 2 * to - start);
+      multiply(w.tiles[part], x.rows, first, last, [&](int row, int tile, f32x16 y) { take(row, 16 * (start + tile), y); });
+    }
+  });
 }
 
 }  // namespace
