@@ -107,6 +107,19 @@ def test_rounded_weights_on_every_level(kernels: Library, kind: Any, case: Case,
     assert (got - want).norm() < 0.05 * want.norm()
 
 
+@pytest.mark.parametrize("kernels", levels(), ids=lambda k: k.level)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["llama-plain", "gpt2-plain"])
+def test_rows_that_are_multiplied_together_stay_apart(kernels: Library, dtype: torch.dtype, name: str, tmp_path: Path) -> None:
+    """To the bit: weights meet several rows at a time where there are several, also with biases and tiles that are not whole."""
+    model = base(next(c for c in DECODERS if c.id == name), "CausalLM", tmp_path).to(dtype)
+    program = program_of(model, kernels)
+    rows = torch.randint(3, 99, (13, 2), generator=torch.Generator().manual_seed(0))
+    alone = torch.cat([decoded(program, model, row[None], dtype) for row in rows])
+    for count in (3, 4, 5, 8, 13):
+        assert torch.equal(decoded(program, model, rows[:count], dtype), alone[:count]), count
+
+
 def test_what_pytorch_has_to_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(c for c in DECODERS if c.id == "llama-plain")
     model = base(case, "CausalLM", tmp_path / "model")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hunmin.generate.config import GenerationConfig
 from hunmin.generate.sampling import Rules, not_a_number, race
+from hunmin.native.choose import Choice, Chosen
 
 LOW = -1e9  # "not a candidate": finite, so that it can be added and compared
 
@@ -63,9 +64,25 @@ class Beams:
         else:
             top, chosen = total.topk(self.wide)
             drawn = top
-        parent = chosen // vocab
+        return self._write(drawn, top, chosen // vocab, chosen % vocab, history)
+
+    def choice(self, never: tuple[int, ...], again: bool, vocab: int) -> Choice:
+        """What :meth:`take` needs of a step: as many candidates of each beam as may all be of one. Tokens of ``never`` have no probability,
+        or none is left for them where the rest is normalized ``again``."""
+        return Choice(min(self.wide, vocab), never, whole=not again)
+
+    def take(self, chosen: Chosen) -> bool:
+        """As :meth:`advance`, by the best of each row."""
+        items, k = len(self.scores), chosen.ids.shape[1]
+        total = (chosen.logs().view(items, self.beams, k) + self.scores[..., None]).view(items, -1)
+        top, which = total.sort(descending=True, stable=True)
+        top, which = top[:, : self.wide], which[:, : self.wide]
+        return self._write(top, top, which // k, chosen.ids.view(items, -1).gather(1, which), None)
+
+    def _write(self, drawn: Tensor, top: Tensor, parent: Tensor, tokens: Tensor, history: tuple[Tensor, ...] | None) -> bool:
+        """Go on with ``tokens`` ``(B, wide)`` after the beams ``parent``, whose scores are ``top``, the best first."""
         candidates = _take(self.running, parent)
-        candidates[..., self.length] = chosen % vocab
+        candidates[..., self.length] = tokens
         self.length += 1
         ends = self.rules.stops(candidates.flatten(0, 1)[:, : self.length], history).view(top.shape)
         ends = ends | (self.length >= self.rules.longest)

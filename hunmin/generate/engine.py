@@ -23,6 +23,7 @@ from hunmin.generate.paged import Paged, served
 from hunmin.generate.processors import Processor, shapers
 from hunmin.generate.sampling import drawn, not_a_number, race, seeded
 from hunmin.generate.stopping import Criterion
+from hunmin.native.choose import Choice
 
 if TYPE_CHECKING:
     from hunmin.model import PreTrainedModel
@@ -172,8 +173,7 @@ class _Run:
             if jobs := self._admitted():
                 self._begin(jobs)
             elif self.lines:
-                new = torch.tensor([line.new[-1] for line in self.lines], device=self.engine.model.device)
-                self._choose(self.lines, self.engine.paged.step([line.row for line in self.lines], new))
+                self._step()
         due = list[Result]()
         while (key := self.given if self.ordered else next(iter(self.finished), -1)) in self.finished:
             due.append(self.finished.pop(key))
@@ -264,8 +264,18 @@ class _Run:
 
     # -------------------------------------------------------------- tokens
 
+    def _step(self) -> None:
+        """The next token of every line. Where nothing but the largest logit counts, the others are not written."""
+        lines, paged = self.lines, self.engine.paged
+        rows, new = [line.row for line in lines], torch.tensor([line.new[-1] for line in lines], device=self.engine.model.device)
+        if any(line.job.constraints or line.job.config.do_sample for line in lines):
+            self._choose(lines, paged.step(rows, new))
+        else:
+            chosen = paged.choose(rows, new, Choice(1, sums=False))
+            self._put(lines, chosen.ids[:, 0].tolist(), chosen.values[:, 0].isnan().tolist(), {})
+
     def _choose(self, lines: list[Line], logits: Tensor) -> None:
-        """The next token of every line by ``logits`` ``(R, V)``; lines that end leave."""
+        """The next token of every line by ``logits`` ``(R, V)``."""
         scores, errors = self._constrained(lines, logits)
         groups: dict[tuple[int, bool], list[int]] = {}
         for i, line in enumerate(lines):
@@ -278,6 +288,10 @@ class _Run:
             best, chosen = (race(part, [lines[i].dice for i in members]) if sample else part).max(-1)
             for i, token, bad in zip(members, chosen.tolist(), best.isnan().tolist(), strict=True):
                 tokens[i], broken[i] = token, bad
+        self._put(lines, tokens, broken, errors)
+
+    def _put(self, lines: list[Line], tokens: list[int], broken: list[bool], errors: dict[int, HunminError]) -> None:
+        """Write the token of every line, or what went wrong; lines that end leave."""
         for i, line in enumerate(lines):
             if line.job.error is None:
                 line.job.error = errors.get(i) or (not_a_number() if broken[i] else None)

@@ -16,6 +16,7 @@ from hunmin.generate.config import DEFAULTS, IGNORED, REFUSED, GenerationConfig,
 from hunmin.generate.prompt import end_ids, limits, longest, prepare
 from hunmin.generate.sampling import Rows, Rules, dice, drawn, seeded
 from hunmin.generate.steps import PagedSteps, Steps, build
+from hunmin.native.choose import Choice, Chosen, choose
 from hunmin.output import Output
 
 if TYPE_CHECKING:
@@ -160,7 +161,11 @@ def _fill(config: GenerationConfig) -> int:
 
 
 def _decode(
-    steps: Steps | PagedSteps, search: Rows | Beams, process: processors.Processor, config: GenerationConfig, streamer: BaseStreamer | None
+    steps: Steps | PagedSteps,
+    search: Rows | Beams,
+    process: processors.LogitsProcessorList,
+    config: GenerationConfig,
+    streamer: BaseStreamer | None,
 ) -> dict[str, tuple[Tensor, ...] | None]:
     """Run until the search has ended; returns the scores and logits of every step, where they are wanted."""
     asked = {
@@ -170,13 +175,19 @@ def _decode(
     soft = limits(steps.model)[1]
     if streamer is not None:
         streamer.put(steps.prompt.ids.cpu())
-    logits = steps.first()
+    logits, plain = steps.first(), not any(asked.values())
+    vocab = logits.shape[1]
+    choice = _choice(search, process, vocab) if plain else None
+    found = (logits if choice is None else choose(logits, choice)).repeat_interleave(steps.copies, 0)
     while True:
-        scores = process(search.text(), search.normalized(logits))
-        for name, value in (("scores", scores), ("logits", logits)):
-            if asked[name]:
-                kept[name].append(value)
-        more = search.advance(scores, tuple(kept["scores"]) if asked["scores"] else None)
+        if isinstance(found, Chosen):
+            more = search.take(found)
+        else:
+            scores = process(search.text(), search.normalized(found))
+            for name, value in (("scores", scores), ("logits", found)):
+                if asked[name]:
+                    kept[name].append(value)
+            more = search.advance(scores, tuple(kept["scores"]) if asked["scores"] else None)
         if streamer is not None:
             streamer.put(search.ids[:, search.length - 1].cpu())
         if not more:
@@ -185,8 +196,15 @@ def _decode(
             return {name: tuple(values) if asked[name] else None for name, values in kept.items()}
         if soft is not None and search.length > soft:
             _warn_long(soft)
-        fewer = not any(asked.values()) and steps.drops(search.alive)
-        logits = steps.next(search.text(), search.origin, search.live if fewer else None)
+        fewer = plain and steps.drops(search.alive)
+        choice = _choice(search, process, vocab) if plain else None
+        found = steps.next(search.text(), search.origin, search.live if fewer else None, choice)
+
+
+def _choice(search: Rows | Beams, process: processors.LogitsProcessorList, vocab: int) -> Choice | None:
+    """What the search needs of the next step, where nobody looks at all scores."""
+    forbidden = None if search.rules.sample else processors.forbidden(process, search.length, vocab)
+    return None if forbidden is None else search.choice(tuple(forbidden[0]), forbidden[1], vocab)
 
 
 def _warn_long(limit: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hunmin.generate.twin import Twin
+from hunmin.native.choose import Choice, Chosen
 from hunmin.native.program import Program
 from hunmin.nn.attention import Attention
 from hunmin.nn.paged import Reading
@@ -31,6 +32,10 @@ class Stepper(Protocol):
     def step(self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages) -> Tensor:
         """ids ``(R,)`` int64 on the model's device; table ``(R, P)`` int32, the pages of each row, and lengths ``(R,)`` int32, its tokens
         before this one, on the CPU. Writes the new keys and values into the pages; returns logits ``(R, V)`` fp32."""
+        ...
+
+    def choose(self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages, choice: Choice) -> Chosen:
+        """The same, of whose logits only a choice is kept."""
         ...
 
 
@@ -243,6 +248,28 @@ class Paged:
 
     def step(self, rows: Sequence[Row], ids: Tensor) -> Tensor:
         """Logits ``(R, V)`` after the next tokens ``ids`` ``(R,)`` of some rows."""
+        at = self._room(rows)
+        if self.memory is None:
+            logits = self.stepper.step(ids, *at)
+        else:
+            assert isinstance(self.stepper, Program)
+            logits = self.stepper.step(ids, *at, self.memory.of(torch.tensor([row.item for row in rows])))
+        _grown(rows)
+        return logits
+
+    def choose(self, rows: Sequence[Row], ids: Tensor, choice: Choice) -> Chosen:
+        """The same, of whose logits only a choice is kept."""
+        at = self._room(rows)
+        if self.memory is None:
+            chosen = self.stepper.choose(ids, *at, choice)
+        else:
+            assert isinstance(self.stepper, Program)
+            chosen = self.stepper.choose(ids, *at, choice, self.memory.of(torch.tensor([row.item for row in rows])))
+        _grown(rows)
+        return chosen
+
+    def _room(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Pages]:
+        """Pages that the next tokens of some rows may be written to: the table, the lengths, and the pool."""
         pages = self.pages
         begun = [row for row in rows if row.length < len(row.pages) * SIZE]
         for row, page in zip(begun, pages.own([row.pages[-1] for row in begun]), strict=True):
@@ -250,16 +277,7 @@ class Paged:
         for row in rows:
             if row.length == len(row.pages) * SIZE:
                 row.pages += pages.take()
-        table = self._table(rows)
-        lengths = torch.tensor([row.length for row in rows], dtype=torch.int32)
-        if self.memory is None:
-            logits = self.stepper.step(ids, table, lengths, pages)
-        else:
-            assert isinstance(self.stepper, Program)
-            logits = self.stepper.step(ids, table, lengths, pages, self.memory.of(torch.tensor([row.item for row in rows])))
-        for row in rows:
-            row.length += 1
-        return logits
+        return self._table(rows), torch.tensor([row.length for row in rows], dtype=torch.int32), pages
 
     def fork(self, row: Row) -> Row:
         """Another row with the same tokens; pages are copied when one of the two writes to them."""
@@ -270,3 +288,8 @@ class Paged:
         """Give the pages of a row back."""
         self.pages.release(row.pages)
         row.pages, row.length = [], 0
+
+
+def _grown(rows: Sequence[Row]) -> None:
+    for row in rows:
+        row.length += 1

@@ -75,15 +75,15 @@ def constraints(
     add(c.repetition_penalty != 1.0, _repetition(c.repetition_penalty, padding))
     add(c.no_repeat_ngram_size, _no_repeat(c.no_repeat_ngram_size, padding))
     add(c.encoder_no_repeat_ngram_size, _no_repeat(c.encoder_no_repeat_ngram_size, padding, source))
-    add(c.bad_words_ids, _biased([[word, NEVER] for word in c.bad_words_ids or () if word not in [[i] for i in eos]]))
-    add(eos and least, _until(least, _forbidden(eos)))
+    add(c.bad_words_ids, *_banned([word for word in c.bad_words_ids or () if word not in [[i] for i in eos]]))
+    add(eos and least, _When(lambda length: length < least, _Forbidden(eos)))
     add(allowed is not None, _prefix(allowed, copies, c.num_beams))
-    add(c.forced_bos_token_id is not None, _at(1, _forced(c.forced_bos_token_id)))
-    add(c.forced_eos_token_id is not None, _at(c.max_length - 1, _forced(c.forced_eos_token_id)))
+    add(c.forced_bos_token_id is not None, _When(lambda length: length == 1, _forced(c.forced_bos_token_id)))
+    add(c.forced_eos_token_id is not None, _When(lambda length: length == c.max_length - 1, _forced(c.forced_eos_token_id)))
     add(c.remove_invalid_values, lambda ids, scores: scores.nan_to_num(0.0))
     add(c.exponential_decay_length_penalty and eos, _decay(c.exponential_decay_length_penalty or (0, 1.0), eos, start))
-    add(c.suppress_tokens, _forbidden(c.suppress_tokens or []))
-    add(c.begin_suppress_tokens, _at(first, _forbidden(c.begin_suppress_tokens or [])))
+    add(c.suppress_tokens, _Forbidden(c.suppress_tokens or []))
+    add(c.begin_suppress_tokens, _When(lambda length: length == first, _Forbidden(c.begin_suppress_tokens or [])))
     out.extend(own)
     return out
 
@@ -97,7 +97,7 @@ def shapers(config: GenerationConfig) -> LogitsProcessorList:
 
     if c.do_sample:
         _shape(c, add, keep=len(end_ids(c) or [0]) + 1 if c.num_beams > 1 else 1)
-    add(c.renormalize_logits, lambda ids, scores: scores.log_softmax(-1))
+    add(c.renormalize_logits, _renormalized)
     return out
 
 
@@ -117,15 +117,57 @@ def _shape(c: GenerationConfig, add: Callable[[Any, Processor], None], keep: int
     add(0 < c.eta_cutoff < 1, _likely(eta, keep))
 
 
-# ------------------------------------------------------------------ when
+# ------------------------------------------------------------------ what a search may know without running them
 
 
-def _at(length: int, process: Processor) -> Processor:
-    return lambda ids, scores: process(ids, scores) if ids.shape[1] == length else scores
+class _When:
+    """A processor for texts of certain lengths."""
+
+    def __init__(self, active: Callable[[int], bool], process: Processor) -> None:
+        self.active, self.process = active, process
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        return self.process(ids, scores) if self.active(ids.shape[1]) else scores
 
 
-def _until(length: int, process: Processor) -> Processor:
-    return lambda ids, scores: process(ids, scores) if ids.shape[1] < length else scores
+class _Forbidden:
+    """No text goes on with these tokens. Those beyond the vocabulary are dropped, or where they are ``checked`` an InputError."""
+
+    def __init__(self, tokens: Iterable[int], checked: bool = False) -> None:
+        self.tokens, self.checked = list(tokens), checked
+        self.row = _dense(dict.fromkeys(self.tokens, NEVER))
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        self.within(scores.shape[1])
+        return scores + self.row(scores)
+
+    def within(self, vocab: int) -> list[int]:
+        if self.checked:
+            _check(self.tokens, vocab)
+        return [i for i in self.tokens if 0 <= i < vocab]
+
+
+def _renormalized(ids: Tensor, scores: Tensor) -> Tensor:
+    return scores.log_softmax(-1)
+
+
+def forbidden(process: Iterable[Processor], length: int, vocab: int) -> tuple[list[int], bool] | None:
+    """The tokens that ``process`` forbids to every text of ``length``, and whether the rest is normalized again; None where it does more.
+
+    Raises InputError as the processors do."""
+    tokens, again = set[int](), False
+    for one in process:
+        if isinstance(one, _When):
+            if not one.active(length):
+                continue
+            one = one.process
+        if isinstance(one, _Forbidden):
+            tokens.update(one.within(vocab))
+        elif one is _renormalized:
+            again = True
+        else:
+            return None
+    return sorted(tokens), again
 
 
 # ------------------------------------------------------------------ constraints
@@ -144,9 +186,10 @@ def _dense(values: dict[int, float], rest: float = 0.0) -> Callable[[Tensor], Te
     return lambda scores: row(scores.shape[1], scores.device)
 
 
-def _forbidden(tokens: list[int]) -> Processor:
-    row = _dense(dict.fromkeys(tokens, NEVER))
-    return lambda ids, scores: scores + row(scores)
+def _banned(words: list[list[int]]) -> list[Processor]:
+    """What keeps ``words`` from being written: those of one token, and those of several."""
+    single, several = [word[0] for word in words if len(word) == 1], [[word, NEVER] for word in words if len(word) > 1]
+    return ([_Forbidden(single, checked=True)] if single else []) + ([_biased(several)] if several else [])
 
 
 def _forced(token: int | list[int] | None) -> Processor:
@@ -154,19 +197,19 @@ def _forced(token: int | list[int] | None) -> Processor:
     row = _dense(dict.fromkeys(tokens, 0.0), rest=NEVER)
 
     def process(ids: Tensor, scores: Tensor) -> Tensor:
-        _check(tokens, scores)
+        _check(tokens, scores.shape[1])
         return row(scores).expand(scores.shape)
 
     return process
 
 
-def _check(tokens: Iterable[int], scores: Tensor) -> None:
+def _check(tokens: Iterable[int], vocab: int) -> None:
     """Raise InputError when a token is not in the vocabulary."""
-    if (largest := max(tokens, default=0)) >= scores.shape[1]:
+    if (largest := max(tokens, default=0)) >= vocab:
         raise InputError(
             say(
-                f"Token {largest} was asked for, but the model's vocabulary has {scores.shape[1]}.",
-                f"토큰 {largest}을(를) 지정했지만 모델의 어휘는 {scores.shape[1]}개입니다.",
+                f"Token {largest} was asked for, but the model's vocabulary has {vocab}.",
+                f"토큰 {largest}을(를) 지정했지만 모델의 어휘는 {vocab}개입니다.",
             )
         )
 
@@ -187,7 +230,7 @@ def _biased(bias: Any) -> Processor:
     longer = {word: value for word, value in words.items() if len(word) > 1}
 
     def process(ids: Tensor, scores: Tensor) -> Tensor:
-        _check((i for word in words for i in word), scores)
+        _check((i for word in words for i in word), scores.shape[1])
         added = row(scores).expand(scores.shape)
         added = added.clone() if longer else added
         for word, value in longer.items():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hunmin.errors import FormatError, InputError, say
 from hunmin.generate.stopping import StoppingCriteriaList
+from hunmin.native.choose import Choice, Chosen
 
 
 def set_seed(seed: int) -> None:
@@ -89,8 +90,19 @@ class Rows:
 
     def advance(self, scores: Tensor, history: tuple[Tensor, ...] | None) -> bool:
         """Take one token a row by ``scores`` ``(R, V)``; returns whether to go on. Raises FormatError for scores that are no numbers."""
+        best, tokens = (race(scores, self.rules.generator) if self.rules.sample else scores).max(-1)
+        return self._write(best, tokens, history)
+
+    def choice(self, never: tuple[int, ...], again: bool, vocab: int) -> Choice:
+        """What :meth:`take` needs of a step, where no text goes on with a token of ``never``."""
+        return Choice(1, never, sums=False)
+
+    def take(self, chosen: Chosen) -> bool:
+        """As :meth:`advance`, by the best of each row."""
+        return self._write(chosen.values[:, 0], chosen.ids[:, 0], None)
+
+    def _write(self, best: Tensor, tokens: Tensor, history: tuple[Tensor, ...] | None) -> bool:
         rules = self.rules
-        best, tokens = (race(scores, rules.generator) if rules.sample else scores).max(-1)
         self.ids[:, self.length] = torch.where(self.finished, rules.fill, tokens)
         self.length += 1
         self.finished = self.finished | rules.stops(self.text(), history)

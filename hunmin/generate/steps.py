@@ -16,6 +16,7 @@ from hunmin.errors import InputError, say
 from hunmin.generate.config import GenerationConfig
 from hunmin.generate.paged import Memory, Paged, Row, served, stepped
 from hunmin.generate.prompt import Prompt
+from hunmin.native.choose import Choice, Chosen, choose
 from hunmin.nn.cache import Cache
 from hunmin.nn.paged import Aligned
 from hunmin.nn.pages import SIZE
@@ -54,7 +55,7 @@ class Steps:
         self.count = len(self.held)  # the same on the host
 
     def first(self) -> Tensor:
-        """Logits after the prompt, ``(R, V)``."""
+        """Logits after the prompt of each input, ``(B, V)``."""
         ids, where, past = self.prompt.ids, self.where, self.cache.length if self.cache is not None else 0
         if past >= ids.shape[1]:
             raise InputError(
@@ -66,10 +67,11 @@ class Steps:
         logits = self._run(ids[:, past:], where.last(ids.shape[1] - past) if past else where)
         if self.copies > 1:
             self._pick(self.held // self.copies)
-        return logits.repeat_interleave(self.copies, 0)
+        return logits
 
-    def next(self, ids: Tensor, origin: Tensor | None, live: Tensor | None) -> Tensor:
-        """Logits after ``ids`` ``(R, N)``, whose rows continue the rows ``origin``. Only ``live`` rows are computed, others get zeros."""
+    def next(self, ids: Tensor, origin: Tensor | None, live: Tensor | None, choice: Choice | None) -> Tensor | Chosen:
+        """Logits after ``ids`` ``(R, N)``, whose rows continue the rows ``origin``, or a ``choice`` among them. Only ``live`` rows are computed,
+        others get zeros."""
         rows = len(ids)
         if origin is not None or live is not None:
             slot = torch.empty(rows, dtype=torch.long, device=ids.device)
@@ -85,7 +87,8 @@ class Steps:
         else:
             self.where = step
             logits = self._run(new[:, -1:], step)
-        return logits if self.count == rows else logits.new_zeros(rows, logits.shape[1]).index_copy_(0, self.held, logits)
+        found = logits if choice is None else choose(logits, choice)
+        return found if self.count == rows else _spread(found, rows, self.held)
 
     def drops(self, alive: int) -> bool:
         """Whether rows that have ended should leave now that ``alive`` go on: leaving costs a copy of the cache."""
@@ -128,7 +131,7 @@ class PagedSteps:
         self.held = list(range(self.count))
 
     def first(self) -> Tensor:
-        """Logits after the prompts, ``(R, V)``."""
+        """Logits after the prompts, ``(B, V)``."""
         prompt = self.prompt
         ids, padding = prompt.ids.tolist(), [0] * len(prompt.ids) if prompt.padding is None else prompt.padding.tolist()
         if prompt.memory is not None and prompt.memory_where is not None:
@@ -136,13 +139,10 @@ class PagedSteps:
         read, logits = self.paged.read([row[n:] for row, n in zip(ids, padding, strict=True)])
         for row in read:
             self.rows += [row, *(self.paged.fork(row) for _ in range(self.copies - 1))]
-        return logits.repeat_interleave(self.copies, 0)
+        return logits
 
-    def next(self, ids: Tensor, origin: Tensor | None, live: Tensor | None) -> Tensor:
-        """Logits after ``ids`` ``(R, N)``, of which the last column is new, and whose rows continue the rows ``origin``.
-
-        Only ``live`` rows are computed, others get zeros.
-        """
+    def next(self, ids: Tensor, origin: Tensor | None, live: Tensor | None, choice: Choice | None) -> Tensor | Chosen:
+        """As :meth:`Steps.next`; the last column of ``ids`` is new."""
         if live is not None:
             going = set(live.tolist())
             for i in self.held:
@@ -157,11 +157,10 @@ class PagedSteps:
                 self.paged.drop(row)
             self.rows = [moved.get(i, row) for i, row in enumerate(self.rows)]
         rows, new = [self.rows[i] for i in self.held], ids[:, -1]
-        if self.count == len(ids):
-            return self.paged.step(rows, new)
         held = torch.tensor(self.held, device=ids.device)
-        logits = self.paged.step(rows, new[held])
-        return logits.new_zeros(len(ids), logits.shape[1]).index_copy_(0, held, logits)
+        new = new if self.count == len(ids) else new[held]
+        found = self.paged.step(rows, new) if choice is None else self.paged.choose(rows, new, choice)
+        return found if self.count == len(ids) else _spread(found, len(ids), held)
 
     def drops(self, alive: int) -> bool:
         """Whether rows that have ended should leave now that ``alive`` go on: it costs nothing."""
@@ -173,3 +172,8 @@ class PagedSteps:
         padding = [0] * len(self.prompt.ids) if self.prompt.padding is None else self.prompt.padding.tolist()
         padding = [n for n in padding for _ in range(self.copies)]
         return Aligned(self.paged.pages, [row.pages for row in self.rows], padding, [row.length for row in self.rows])
+
+
+def _spread(found: Tensor | Chosen, rows: int, held: Tensor) -> Tensor | Chosen:
+    """What rows ``held`` got as rows of that many, zeros elsewhere."""
+    return found.spread(rows, held) if isinstance(found, Chosen) else found.new_zeros(rows, found.shape[1]).index_copy_(0, held, found)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hunmin.native.choose import Choice, Chosen, choose
 from hunmin.nn.paged import Growing
 from hunmin.nn.pages import SIZE, Pages
 from hunmin.nn.where import Where
@@ -34,6 +35,10 @@ class Twin:
         before, self.stages = self.stages, {}
         groups = [[i] for i in range(len(names))] if self.alone else [list(range(len(names)))]
         return torch.cat([self._group(rows, names, before, ids, table, writes, pages) for rows in groups])
+
+    def choose(self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages, choice: Choice) -> Chosen:
+        """As :meth:`hunmin.generate.paged.Stepper.choose`."""
+        return choose(self.step(ids, table, lengths, pages), choice)
 
     def _group(
         self,

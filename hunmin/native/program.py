@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hunmin.native import Library, address, library
+from hunmin.native.choose import Choice, Chosen, Wanted
 from hunmin.native.encoder import ACTS, ALIASES
 from hunmin.native.matrix import KINDS, Matrix, Norm, Rows
 from hunmin.nn.attention import Attention
@@ -104,18 +105,40 @@ class Program:
         Returns:
             Logits ``(W, V)``, fp32. Raises InputError for ids outside of the vocabulary.
         """
+        wanted = torch.arange(len(ids), dtype=torch.int32) if wanted is None else wanted.to(torch.int32).contiguous()
+        logits = torch.empty(len(wanted), self._struct.head.rows)
+        self._run(ids, table, lengths, pages, memory, wanted, address(logits), None)
+        return logits
+
+    @torch.no_grad()
+    def choose(
+        self, ids: Tensor, table: Tensor, lengths: Tensor, pages: Pages, choice: Choice, memory: tuple[Tensor, Tensor, Pages] | None = None
+    ) -> Chosen:
+        """The same for all rows, of whose logits only a choice is kept."""
+        found = Wanted.of(choice, len(ids), self._struct.head.rows)
+        self._run(ids, table, lengths, pages, memory, torch.arange(len(ids), dtype=torch.int32), None, byref(found))
+        return found.result()
+
+    def _run(
+        self,
+        ids: Tensor,
+        table: Tensor,
+        lengths: Tensor,
+        pages: Pages,
+        memory: tuple[Tensor, Tensor, Pages] | None,
+        wanted: Tensor,
+        logits: Any,
+        choice: Any,
+    ) -> None:
         self._stretch(int(lengths.max()) + 1)
         room = self._space(len(ids))
         self._embed.check(ids)
-        wanted = torch.arange(len(ids), dtype=torch.int32) if wanted is None else wanted.to(torch.int32).contiguous()
-        logits = torch.empty(len(wanted), self._struct.head.rows)
         ids, kept = ids.to(torch.int64).contiguous(), list[Any]()
-        pools = _pool(table, lengths, pages, kept), _pool(*memory, kept) if memory is not None else None  # type: ignore[misc]
+        pools = _pool(table, lengths, pages, kept), _pool(*memory, kept) if memory is not None else None
         cross = byref(pools[1]) if pools[1] is not None else None
         self._kernels.decode(
-            byref(self._struct), byref(room), address(ids), byref(pools[0]), cross, address(wanted), len(wanted), address(logits)
+            byref(self._struct), byref(room), address(ids), byref(pools[0]), cross, address(wanted), len(wanted), logits, choice
         )
-        return logits
 
     def _space(self, rows: int) -> Any:
         """Room for a step of so many rows; used again as long as it is large enough."""

@@ -123,8 +123,9 @@ class Pages:
                 old.append(page)
                 new.append(out[i])
         if old:
+            to, since = torch.tensor(new, device=self.device), torch.tensor(old, device=self.device)
             for pool in (*self.keys, *self.values, *self.key_scales, *self.value_scales):
-                pool[new] = pool[old]
+                pool.index_copy_(0, to, pool.index_select(0, since))
         return out
 
     def _grow(self, more: int) -> None:

@@ -198,8 +198,9 @@ class Pipeline:
             finally:
                 stopped.set()  # whoever leaves early waits for one batch, not for all
 
-    def most_rows(self, options: dict[str, Any]) -> int | None:
-        """How many inputs a batch may have beside its budget of tokens, given the options of ``_forward``; None: any number."""
+    @property
+    def most_rows(self) -> int | None:
+        """How many inputs a batch may have beside its budget of tokens; None: any number."""
         return None
 
     def _answers(
@@ -214,7 +215,7 @@ class Pipeline:
                 self.warn_if_foreign(item, prepared[i])
         rows = [(i, window) for i, item in prepared.items() for window in (item if isinstance(item, list) else [item])]
         out: dict[int, Any] = {}
-        for batch in batches([len(row["input_ids"]) for _, row in rows], size, self.budget, self.most_rows(stages[1])):
+        for batch in batches([len(row["input_ids"]) for _, row in rows], size, self.budget, self.most_rows):
             if stopped.is_set():
                 return []
             try:

@@ -33,11 +33,11 @@ class Text2TextGenerationPipeline(Pipeline):
     key = "generated"
     budget = 4096  # decoding reads all weights for every token: more rows share that
 
-    def most_rows(self, options: dict[str, Any]) -> int | None:
-        """As many as have scores of at most 32 MB a step: beyond, the C library gives every tensor of scores back, and the system clears a
-        new one each time."""
-        beams = options.get("num_beams") or (self.model.generation_config.num_beams if self.model.generation_config else 1)
-        words = self.model.config["vocab_size"] * beams if isinstance(beams, int) else 0
+    @property
+    def most_rows(self) -> int | None:
+        """As many as have first scores of at most 32 MB: beyond, the C library gives a tensor back, and the system clears a new one each
+        time."""
+        words = self.model.config["vocab_size"]
         return max(1, (1 << 25) // (4 * words)) if words > 0 else None
 
     def __call__(self, inputs: Any, **options: Any) -> Any:

@@ -4,6 +4,8 @@
 // Numbers between the products are fp32. A row's result does not depend on the other rows.
 #pragma once
 #include "attention.h"
+#include "choose.h"
+#include "many.h"
 
 namespace {
 
@@ -135,7 +137,7 @@ struct Step {
     team.share(pairs, [&](int from, int to) {
       for (const auto& [w, y] : list) {
         const int n = (tiles(*w) + 1) / 2, first = std::max(0, from), last = std::min(n, to);
-        if (first < last) multiply(*w, in, y, stride, 2 * first, std::min(tiles(*w), 2 * last));
+        if (first < last) multiply_many(*w, in, y + 32 * first, stride, 2 * first, std::min(tiles(*w), 2 * last));
         from -= n, to -= n;
       }
     });
@@ -240,7 +242,8 @@ struct Step {
     });
   }
 
-  void run(const int64_t* ids, const Pool& self, const Pool& cross, const int32_t* wanted, int count, float* logits) const {
+  void run(const int64_t* ids, const Pool& self, const Pool& cross, const int32_t* wanted, int count, float* logits,
+           const Choice* choice) const {
     embed(ids, self);
     sum_and_norm(nullptr, nullptr, program.count ? &program.layers[0].attn_norm : nullptr, false);
     for (int l = 0; l < program.count; l++) {
@@ -255,11 +258,16 @@ struct Step {
       feed_forward(layer);
       sum_and_norm(&layer.ffn_out_norm, &layer.ffn_norm, next, true);
     }
-    head(wanted, count, logits);
+    head(wanted, count, logits, choice);
   }
 
-  // Logits of the wanted rows: their inputs are `count` rows of `y`, then the first of `in`.
-  void head(const int32_t* wanted, int count, float* logits) const {
+  void capped(float* logits, size_t n) const {
+    const float cap = program.head_softcap;
+    for (size_t i = 0; cap > 0 && i < n; i++) logits[i] = cap * std::tanh(logits[i] / cap);
+  }
+
+  // Logits of the wanted rows, or with `choice` their best alone: their inputs are `count` rows of `y`, then the first of `in`.
+  void head(const int32_t* wanted, int count, float* logits, const Choice* choice) const {
     const size_t V = program.head.rows, W = (C + 31) / 32 * 32;
     each(count, [&](int i) { std::memcpy(room.y + size_t(i) * C, room.in.x + wanted[i] * W, sizeof(float) * C); });
     each(count, [&](int i) {
@@ -268,24 +276,28 @@ struct Step {
       for (int j = 0; j < C; j++) to[j] = from[j] * program.head_scale;
       ready(i, C);
     });
-    products(C, {{&program.head, logits}}, V, count);
-    if (program.head_softcap > 0) {
-      const float cap = program.head_softcap;
-      each(count, [&](int r) {
-        for (size_t i = r * V; i < (r + 1) * V; i++) logits[i] = cap * std::tanh(logits[i] / cap);
+    if (choice) {
+      Rows in = rows(C);
+      in.count = count;
+      choose(*choice, count, V, team, [&](int first, int n, float* to) {
+        multiply_many(program.head, in, to, SCAN, first / 16, (first + n + 15) / 16);
+        capped(to, size_t(count) * SCAN);
       });
+      return;
     }
+    products(C, {{&program.head, logits}}, V, count);
+    team.share(count, [&](int first, int last) { capped(logits + first * V, (last - first) * V); });
   }
 };
 
 }  // namespace
 
-// ids (rows) -> logits (count, V) of the `wanted` rows. Keys and values of the new tokens are written into `self` before any row looks at
-// them, so rows may be the tokens of one text, one after another. `cross` holds the encoder's keys and values.
+// ids (rows) -> logits (count, V) of the `wanted` rows, or where there is one their `choice`. Keys and values of the new tokens are written
+// into `self` before any row looks at them, so rows may be the tokens of one text, one after another. `cross` holds those of the encoder.
 API(decode)(const Program* program, const Room* room, const int64_t* ids, const Pool* self, const Pool* cross, const int32_t* wanted,
-            int32_t count, float* logits) {
+            int32_t count, float* logits, const Choice* choice) {
   const int texts = cut(*self, room->rows, false, room->blocks), memories = cross ? cut(*cross, room->rows, true, room->memories) : 0;
   std::vector<Phase> phases(16 * program->count + 16);
 #pragma omp parallel
-  Step{*program, *room, Team::here(phases), texts, memories}.run(ids, *self, *cross, wanted, count, logits);
+  Step{*program, *room, Team::here(phases), texts, memories}.run(ids, *self, *cross, wanted, count, logits, choice);
 }
