@@ -116,11 +116,13 @@ class Request:
 def choose(model_type: str, task: str, device: torch.device | None = None) -> tuple[str | None, str]:
     """What ``quantization="auto"`` is for a model: "int8", "bf16" or None (as it is stored), and why."""
     cpu = device is None or device.type == "cpu"
-    arch = architecture(model_type)
-    if cpu and arch.decoder is not None and task in ("CausalLM", "Seq2SeqLM") and library() is not None:
+    arch, kernels = architecture(model_type), library()
+    if cpu and kernels is not None and arch.decoder is not None and task in ("CausalLM", "Seq2SeqLM"):
         return "int8", say(
             "it generates on a CPU: a token costs one reading of the weights", "CPU에서 생성할 때 토큰마다 가중치를 한 번씩 읽기 때문"
         )
+    if cpu and kernels is not None and kernels.integers and arch.decoder is None:
+        return "int8", say("this processor multiplies integers fastest", "이 프로세서는 정수 곱셈이 가장 빠르기 때문")
     if cpu and not fast_bfloat16():
         return None, say("this processor multiplies fp32 fastest", "이 프로세서는 fp32 곱셈이 가장 빠르기 때문")
     return "bf16", say("many rows are multiplied at once", "여러 행을 한꺼번에 곱하기 때문")

@@ -61,6 +61,7 @@ class Program:
         self._kernels, self._kept = kernels, list[Any]()
         self._stack, self._head, self._embed = model.decoder.stack, model.head, model.decoder.embed
         self._kinds, self._reach = 0, 0
+        self._pools = dict[int, tuple[Pages, int, list[Any], int]]()
         self._angles: list[tuple[_Site, Attention]] = []
         self._room: tuple[int, int, Any] = (0, 0, None)
         self._struct = self._whole()
@@ -134,11 +135,21 @@ class Program:
         room = self._space(len(ids))
         self._embed.check(ids)
         ids, kept = ids.to(torch.int64).contiguous(), list[Any]()
-        pools = _pool(table, lengths, pages, kept), _pool(*memory, kept) if memory is not None else None
+        pools = self._pool(table, lengths, pages, kept), self._pool(*memory, kept) if memory is not None else None
         cross = byref(pools[1]) if pools[1] is not None else None
         self._kernels.decode(
             byref(self._struct), byref(room), address(ids), byref(pools[0]), cross, address(wanted), len(wanted), logits, choice
         )
+
+    def _pool(self, table: Tensor, lengths: Tensor, pages: Pages, kept: list[Any]) -> _Pool:
+        known = self._pools.get(id(pages))
+        if known is None or known[0] is not pages or known[1] != pages.count:  # it moves when it grows
+            arrays = [(c_void_p * len(side))(*(t.data_ptr() for t in side)) for side in (pages.keys, pages.values)]
+            known = self._pools[id(pages)] = pages, pages.count, arrays, KINDS[pages.keys[0].dtype]
+        table, lengths = table.to(torch.int32).contiguous(), lengths.to(torch.int32).contiguous()
+        kept += [table, lengths]
+        keys, values = (ctypes.cast(array, c_void_p) for array in known[2])
+        return _Pool(keys, values, address(table), address(lengths), table.shape[1], known[3])
 
     def _space(self, rows: int) -> Any:
         """Room for a step of so many rows; used again as long as it is large enough."""
@@ -236,15 +247,6 @@ class Program:
     def _norm(self, norm: Any) -> Norm:
         self._kept.append(found := Norm.of(norm))
         return found
-
-
-def _pool(table: Tensor, lengths: Tensor, pages: Pages, kept: list[Any]) -> _Pool:
-    kind = KINDS[pages.keys[0].dtype]
-    table, lengths = table.to(torch.int32).contiguous(), lengths.to(torch.int32).contiguous()
-    pointers = [(c_void_p * len(side))(*(t.data_ptr() for t in side)) for side in (pages.keys, pages.values)]
-    kept += [table, lengths, *pointers]
-    keys, values = (ctypes.cast(p, c_void_p) for p in pointers)
-    return _Pool(keys, values, address(table), address(lengths), table.shape[1], kind)
 
 
 def _suits(model: Model) -> bool:
