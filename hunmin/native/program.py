@@ -61,7 +61,7 @@ class Program:
         self._kernels, self._kept = kernels, list[Any]()
         self._stack, self._head, self._embed = model.decoder.stack, model.head, model.decoder.embed
         self._kinds, self._reach = 0, 0
-        self._pools = dict[int, tuple[Pages, int, list[Any], int]]()
+        self._pools = dict[int, tuple[Pages, Tensor, list[Any], int]]()
         self._angles: list[tuple[_Site, Attention]] = []
         self._room: tuple[int, int, Any] = (0, 0, None)
         self._struct = self._whole()
@@ -143,9 +143,9 @@ class Program:
 
     def _pool(self, table: Tensor, lengths: Tensor, pages: Pages, kept: list[Any]) -> _Pool:
         known = self._pools.get(id(pages))
-        if known is None or known[0] is not pages or known[1] != pages.count:  # it moves when it grows
+        if known is None or known[0] is not pages or known[1] is not pages.keys[0]:  # they move when they grow
             arrays = [(c_void_p * len(side))(*(t.data_ptr() for t in side)) for side in (pages.keys, pages.values)]
-            known = self._pools[id(pages)] = pages, pages.count, arrays, KINDS[pages.keys[0].dtype]
+            known = self._pools[id(pages)] = pages, pages.keys[0], arrays, KINDS[pages.keys[0].dtype]
         table, lengths = table.to(torch.int32).contiguous(), lengths.to(torch.int32).contiguous()
         kept += [table, lengths]
         keys, values = (ctypes.cast(array, c_void_p) for array in known[2])
