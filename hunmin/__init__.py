@@ -11,6 +11,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from hunmin.align import AutoModelForCausalLMWithValueHead as AutoModelForCausalLMWithValueHead
+    from hunmin.align import BestOfNSampler as BestOfNSampler
+    from hunmin.align import CPOConfig as CPOConfig
+    from hunmin.align import CPOTrainer as CPOTrainer
+    from hunmin.align import DataCollatorForCompletionOnlyLM as DataCollatorForCompletionOnlyLM
+    from hunmin.align import DistillConfig as DistillConfig
+    from hunmin.align import DistillTrainer as DistillTrainer
+    from hunmin.align import DPOConfig as DPOConfig
+    from hunmin.align import DPOTrainer as DPOTrainer
+    from hunmin.align import GKDConfig as GKDConfig
+    from hunmin.align import GKDTrainer as GKDTrainer
+    from hunmin.align import GRPOConfig as GRPOConfig
+    from hunmin.align import GRPOTrainer as GRPOTrainer
+    from hunmin.align import KTOConfig as KTOConfig
+    from hunmin.align import KTOTrainer as KTOTrainer
+    from hunmin.align import LengthSampler as LengthSampler
+    from hunmin.align import ORPOConfig as ORPOConfig
+    from hunmin.align import ORPOTrainer as ORPOTrainer
+    from hunmin.align import PPOConfig as PPOConfig
+    from hunmin.align import PPOTrainer as PPOTrainer
+    from hunmin.align import RejectionConfig as RejectionConfig
+    from hunmin.align import RejectionSamplingTrainer as RejectionSamplingTrainer
+    from hunmin.align import RewardConfig as RewardConfig
+    from hunmin.align import RewardTrainer as RewardTrainer
+    from hunmin.align import RLOOConfig as RLOOConfig
+    from hunmin.align import RLOOTrainer as RLOOTrainer
+    from hunmin.align import SFTConfig as SFTConfig
+    from hunmin.align import SFTTrainer as SFTTrainer
+    from hunmin.align import create_reference_model as create_reference_model
     from hunmin.auto import AutoConfig as AutoConfig
     from hunmin.auto import AutoModel as AutoModel
     from hunmin.auto import AutoModelForCausalLM as AutoModelForCausalLM
@@ -82,6 +111,10 @@ if TYPE_CHECKING:
     from hunmin.train import get_scheduler as get_scheduler
 
 _NAMES = {
+    "hunmin.align": "AutoModelForCausalLMWithValueHead BestOfNSampler CPOConfig CPOTrainer DPOConfig DPOTrainer "
+    "DataCollatorForCompletionOnlyLM DistillConfig DistillTrainer GKDConfig GKDTrainer GRPOConfig GRPOTrainer "
+    "KTOConfig KTOTrainer LengthSampler ORPOConfig ORPOTrainer PPOConfig PPOTrainer RLOOConfig RLOOTrainer "
+    "RejectionConfig RejectionSamplingTrainer RewardConfig RewardTrainer SFTConfig SFTTrainer create_reference_model",
     "hunmin.auto": "AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForMultipleChoice "
     "AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering AutoModelForSeq2SeqLM "
     "AutoModelForSequenceClassification AutoModelForTokenClassification",

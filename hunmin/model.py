@@ -154,7 +154,7 @@ class PreTrainedModel(Model):
         return_dict: bool | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        logits_to_keep: int | Tensor = 0,
+        logits_to_keep: int | Tensor | None = 0,
         where: Where | None = None,
         decoder_where: Where | None = None,
         loss_only: bool = False,
@@ -162,7 +162,7 @@ class PreTrainedModel(Model):
         """One forward pass; ``labels`` (or start and end positions) add the loss. Ids and masks are ``(B, N)``.
 
         ``where`` replaces mask and positions, e.g. ``Where.packed([5, 9])`` for two sequences in one row without padding. ``loss_only``
-        gives a language model's loss without its logits (less memory), ``logits_to_keep`` those of the last tokens or of some columns.
+        gives a language model's loss without its logits, ``logits_to_keep`` those of the last tokens or some columns; None runs no head.
         Raises InputError for ids outside the vocabulary, empty input, and sequences longer than the model's positions.
         """
         if questions := self._questions(input_ids, labels):
@@ -243,6 +243,8 @@ class PreTrainedModel(Model):
             heads = {"loss": _fitting(self._loss, out, labels, batch) if labels is not None else None, "logits": out}
         elif labels is not None and batch.keep is None:
             heads = {"loss": _fitting(self._loss_alone, result.hidden, labels, batch)}
+        else:
+            heads = {"last_hidden_state": result.hidden}
 
         def seen(trace: Trace) -> tuple[Any, Any, Any]:
             pick = ((trace.hidden, states), (trace.attentions, attentions), (trace.cross, attentions))

@@ -318,6 +318,8 @@ def test_an_adapter_on_a_wholly_quantized_model(tmp_path: Path) -> None:
         peft = get_peft_model(model, config)
         peft.train()(ROWS, MASK, labels=ROWS).loss.backward()
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in peft.parameters())
+        with pytest.raises(InputError, match="is quantized" if isinstance(config, LoraConfig) else "virtual tokens"):
+            peft.merge_and_unload()
 
 
 def test_generation_equals_the_unpacked_model(tmp_path: Path) -> None:

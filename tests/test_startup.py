@@ -29,6 +29,9 @@ def _loaded(code: str) -> set[str]:
         "import hunmin; dir(hunmin); hasattr(hunmin, '__wrapped__'); hasattr(hunmin, 'nothing')",
         "import sys; sys.argv = ['hunmin', '--help']\nfrom hunmin.cli import main\ntry: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['hunmin', 'chat', '--help']\nfrom hunmin.cli import main\ntry: main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['hunmin', 'align', '--help']\nfrom hunmin.cli import main\ntry: main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['hunmin', 'judge', '--help']\nfrom hunmin.cli import main\ntry: main()\nexcept SystemExit: pass",
+        "import hunmin.align.formats, hunmin.align.shapes, hunmin.align.code, hunmin.align.api, hunmin.align.obscure",
         "import sys; sys.argv = ['hunmin', 'train', '--help']\nfrom hunmin.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
 )

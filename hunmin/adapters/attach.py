@@ -227,6 +227,24 @@ class Adapters(nn.ModuleDict):
         if self.merged:
             self.merged, self._kept, self.switch.off = (), {}, False
 
+    @contextmanager
+    def folded(self) -> Generator[None]:
+        """The active adapters in the weights and no hook beside them, for the length of a ``with``: kernels can then run the model.
+
+        Raises InputError, before anything changes, for a quantized layer.
+        """
+        active = self.switch.active
+        self.merge(active)
+        for site in self.sites.values():
+            for handle in site.handles:
+                handle.remove()
+        try:
+            yield
+        finally:
+            for path, site in self.sites.items():
+                site.hook(self._model[0].get_submodule(path))
+            self.unmerge()
+
     def detach(self, keep_merged: bool = False) -> None:
         """Take all hooks off the model, with the merged weights in it or as it was before."""
         if keep_merged:

@@ -100,25 +100,35 @@ def chunked_loss(head: nn.Module, project: Callable[[Tensor], Tensor], hidden: T
     The logits of ``size`` tokens (``CHUNK``) at a time become their loss and its gradients (for ``hidden`` and the parameters of ``head``),
     and are gone: memory no longer grows with K times V, and nothing is computed twice.
     """
+    labels = labels.to(hidden.device)
+    return chunked_mean(head, lambda part, at: F.cross_entropy(project(part).float(), labels[at], reduction="sum"), hidden, size)
+
+
+def chunked_mean(head: nn.Module, loss: Callable[[Tensor, slice], Tensor], hidden: Tensor, size: int | None = None) -> Tensor:
+    """``loss`` of all tokens over their number K: hidden ``(K, C)`` goes through it, and so through ``head``, ``size`` tokens at a time.
+
+    ``loss`` gets a part of ``hidden`` and where it was cut, and gives a sum. Its gradients are made at once, for ``hidden`` and for the
+    parameters of ``head``.
+    """
     learning = torch.is_grad_enabled()  # nobody knows inside of the function
     size = size or (CHUNK if any(p.requires_grad for p in head.parameters()) else max(1, CHUNK // 4))
-    return _Chunked.apply(project, labels.to(hidden.device), size, learning, hidden, *head.parameters())  # pyright: ignore[reportReturnType]
+    return _Chunked.apply(loss, size, learning, hidden, *head.parameters())  # pyright: ignore[reportReturnType]
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, project: Callable[[Tensor], Tensor], labels: Tensor, size: int, learning: bool, hidden: Tensor, *parameters: Tensor
+        ctx: Any, loss_of: Callable[[Tensor, slice], Tensor], size: int, learning: bool, hidden: Tensor, *parameters: Tensor
     ) -> Tensor:
         """Losses are summed in fp32, gradients in the dtype of what they belong to."""
-        wanted = [t if needed and learning else None for t, needed in zip((hidden, *parameters), ctx.needs_input_grad[4:], strict=True)]
+        wanted = [t if needed and learning else None for t, needed in zip((hidden, *parameters), ctx.needs_input_grad[3:], strict=True)]
         grads = [torch.zeros_like(t) if t is not None else None for t in wanted]
         total = torch.zeros((), device=hidden.device)
-        for i in range(0, len(labels), size):
+        for i in range(0, len(hidden), size):
             part = hidden[i : i + size].detach()
             part = part.requires_grad_() if wanted[0] is not None else part
             with torch.set_grad_enabled(learning):
-                loss = F.cross_entropy(project(part).float(), labels[i : i + size], reduction="sum")
+                loss = loss_of(part, slice(i, i + size))
             total += loss.detach()
             places = [j for j, t in enumerate(wanted) if t is not None]
             found = torch.autograd.grad(loss, [part if j == 0 else parameters[j - 1] for j in places]) if places else ()
@@ -130,10 +140,10 @@ class _Chunked(torch.autograd.Function):
                 else:
                     grad += new
         ctx.save_for_backward(*(g for g in grads if g is not None))
-        ctx.kept, ctx.count = [g is not None for g in grads], max(1, len(labels))
+        ctx.kept, ctx.count = [g is not None for g in grads], max(1, len(hidden))
         return total / ctx.count
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
         held, scale = iter(ctx.saved_tensors), outer[0] / ctx.count
-        return None, None, None, None, *(next(held) * scale if kept else None for kept in ctx.kept)
+        return None, None, None, *(next(held) * scale if kept else None for kept in ctx.kept)

@@ -209,8 +209,9 @@ def weighted(
 
 def tied(model: PreTrainedModel) -> dict[str, str]:
     """The parameters that are one tensor, alias -> source."""
+    own = dict(model.named_parameters(remove_duplicate=False))  # quantized layers have no parameter for their weight
     pairs = ties(model.config, model.task).items()
-    return {alias: source for alias, source in pairs if model.get_parameter(alias) is model.get_parameter(source)}
+    return {alias: source for alias, source in pairs if alias in own and own[alias] is own.get(source)}
 
 
 def untie(model: PreTrainedModel, before: dict[str, str]) -> None:

@@ -65,11 +65,11 @@ def averaged(points: Points) -> list[tuple[float, float]]:
     return [(fmean(x for x, _ in points[a:b]), fmean(y for _, y in points[a:b])) for a, b in pairwise(bounds)]
 
 
-def chart(title: str, series: Mapping[str, Points], across: str) -> str:
+def chart(title: str, series: Mapping[str, Points], across: str, marks: Mapping[str, float] | None = None) -> str:
     """A figure with a legend and a line for each of ``series``: ``(x, y)`` in the order of x. "" when no y is a finite number.
 
     Of very many points the extremes are drawn pale, and their means over them. ``across`` names the x axis. A point's values appear where the
-    mouse rests on it.
+    mouse rests on it. ``marks`` are names of places on the x axis, each a line across the picture.
     """
     whole = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
     lines, means = ({name: kind(points) for name, points in whole.items()} for kind in (thinned, averaged))
@@ -88,6 +88,11 @@ def chart(title: str, series: Mapping[str, Points], across: str) -> str:
         return LEFT + across_share * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up_share * (HEIGHT - TOP - BOTTOM)
 
     parts = [*_grid(up, along, at), f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(across)}</text>']
+    for name, place in (marks or {}).items():
+        x = at(min(max(place, left), right), up[0])[0]
+        told = escape(f"{name} ({across} {place:g})")
+        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"><title>{told}</title></line>')
+        parts.append(f'<text class="tick" x="{x + 3:.1f}" y="{TOP + 9}">{escape(name)}</text>')
     for i, (name, points) in enumerate(lines.items()):  # an empty one keeps its colour
         mean = [at(x, y) for x, y in means[name]]
         parts += _line(name, i % COLOURS, [(*at(x, y), x, y) for x, y in points], mean, across)

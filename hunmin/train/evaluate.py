@@ -81,7 +81,7 @@ class Evaluation:
         with self._average.applied() if self._average is not None else nullcontext():
             for batch in batches.epoch(0):
                 loss, logits, labels = self.prediction_step(self.model, batch, loss_only, ignore_keys)
-                items = count_items(batch, self.model) if loss is not None else 0.0
+                items = self.items_in(batch) if loss is not None else 0.0
                 summed += (loss.item() * items if loss is not None and items else 0.0, items, rows_of(batch))
                 if not isinstance(batch, Fill):
                     found.append((by_row(logits, batch), by_row(labels, batch)) if not loss_only else ([], []))
@@ -97,6 +97,10 @@ class Evaluation:
         metrics |= {"runtime": seconds, "samples_per_second": float(count) / seconds, "steps_per_second": len(shares[0]) / seconds}
         return predictions, labels, {f"{prefix}_{k}" if not k.startswith(f"{prefix}_") else k: plain(v) for k, v in metrics.items()}
 
+    def items_in(self, batch: Any) -> float:
+        """What the loss of a batch is a mean over. Override it together with ``compute_loss``."""
+        return count_items(batch, self.model)
+
     @torch.no_grad()  # not inference mode: FSDP keeps the tensors that it gathers
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -105,6 +109,8 @@ class Evaluation:
         labelled = all(name in inputs for name in self.label_names)
         inputs = self._prepare_inputs(inputs)
         with self.autocast():
+            if labelled and prediction_loss_only:
+                return self.compute_loss(model, inputs), None, None  # a language model's without its logits
             if labelled:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
             else:

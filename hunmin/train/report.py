@@ -43,6 +43,7 @@ figure{margin:0;min-width:0;max-width:40rem}figcaption{font-size:.85rem;display:
 .key{color:var(--soft);white-space:nowrap}.key b{color:var(--ink);font-weight:500;font-variant-numeric:tabular-nums}
 .key i{display:inline-block;width:.8em;height:.2em;margin-right:.4em;vertical-align:.25em;background:currentColor}
 svg{display:block;width:100%;height:auto}.grid{stroke:var(--rule)}.tick,.axis{fill:var(--soft);font-size:11px}
+.mark{stroke:var(--c4);stroke-dasharray:4 3}
 .line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}.pale{stroke-opacity:.35;stroke-width:1}
 circle{fill:currentColor}.hit circle,circle.near{fill:transparent}
 g:hover circle:first-child{fill:currentColor;stroke:currentColor;stroke-width:3}
@@ -131,6 +132,7 @@ def report(args: TrainingArguments, state: TrainerState, trainer: Any) -> str:
         f"<header><h1>{title}</h1><p>{named}</p><p>{escape(', '.join(begun[:1]))}{escape(resumed)}</p></header>",
         _tiles(summary(args, state)),
         _section(say("Curves", "곡선"), _charts(args, state, list(facts.parts(trainer.eval_dataset, "eval")))),
+        *(_section(title, content) for title, content in _told(args, state, trainer)),
         _section(say("Evaluations", "평가"), _evaluations(state)),
         _section(say("Settings", "설정"), _table(changed) + _more(say("Settings left at their defaults", "기본값 그대로인 설정"), usual)),
         _section(say("Data", "데이터"), "".join(_dataset(name, part, trainer.processing_class) for name, part in datasets.items())),
@@ -203,6 +205,13 @@ def curves(history: Iterable[Mapping[str, Any]], prefixes: Iterable[str]) -> dic
 
 
 # -------------------------------------------------------------- parts of the page
+
+
+def _told(args: TrainingArguments, state: TrainerState, trainer: Any) -> Iterable[tuple[str, str]]:
+    """Titles and HTML of callbacks that have ``sections(args, state)``."""
+    for callback in trainer.callback_handler.items:
+        if hasattr(callback, "sections"):
+            yield from callback.sections(args, state)
 
 
 def _charts(args: TrainingArguments, state: TrainerState, evaluations: list[str]) -> str:

@@ -28,7 +28,7 @@ from hunmin.train.data import Batch, Batches, Collate, sized, to_device, without
 from hunmin.train.evaluate import Evaluation
 from hunmin.train.extras import MovingAverage, compiled, memory_kept, noisy_embeddings, out_of_memory, uncompiled
 from hunmin.train.flow import Flow
-from hunmin.train.items import check_labels, count_items, loss_alone, mean_loss, no_loss, rows_of, tokens_of
+from hunmin.train.items import check_labels, loss_alone, mean_loss, no_loss, rows_of, tokens_of
 from hunmin.train.optim import create_optimizer, groups_of
 from hunmin.train.report import ReportCallback
 from hunmin.train.resume import Resume
@@ -301,7 +301,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
         state, accumulated = self.state, self.args.gradient_accumulation_steps
         self.control.should_epoch_stop = False
         self._call("on_epoch_begin")
-        batches = data.epoch(number, skip) if isinstance(data, Batches) else islice(iter(data), skip, None)
+        batches = data.epoch(number, skip) if hasattr(data, "epoch") else islice(iter(data), skip, None)
         found = False
         while group := list(islice(batches, accumulated)):
             found = True
@@ -325,7 +325,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
         model.train()
         if hasattr(self.optimizer, "train"):
             self.optimizer.train()  # schedule-free optimizers keep two sets of weights
-        counts = [count_items(batch, self.model) for batch in group]
+        counts = [self.items_in(batch) for batch in group]
         items, loss = parallel.total(sum(counts), args), torch.zeros((), device=args.device)
         for i, (batch, count) in enumerate(zip(group, counts, strict=True)):
             self.state.num_input_rows_seen += rows_of(batch)
