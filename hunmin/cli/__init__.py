@@ -1,3 +1,3 @@
-"""The command line: ``hunmin run``, ``chat``, ``tasks``, ``models``, ``names``, ``info`` and ``env``."""
+"""The command line: ``hunmin run``, ``chat``, ``train``, ``align``, ``curate``, ``judge``, ``quantize`` and what tells about models."""
 
 from hunmin.cli.app import main as main

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import hunmin
-from hunmin.cli import chat, info, models, quantize, run, tasks, train
+from hunmin.cli import align, chat, curate, info, judge, models, quantize, run, tasks, train
 from hunmin.errors import HunminError, say
 
 app = typer.Typer(
@@ -53,6 +53,9 @@ def _options(  # pyright: ignore[reportUnusedFunction]
 app.command("run", help=run.HELP, epilog=run.EXAMPLES)(run.run)
 app.command("chat", help=chat.HELP, epilog=chat.EXAMPLES)(chat.chat)
 app.command("train", help=train.HELP, epilog=train.EXAMPLES)(train.train)
+app.command("align", help=align.HELP, epilog=align.EXAMPLES)(align.align)
+app.command("curate", help=curate.HELP, epilog=curate.EXAMPLES)(curate.curate)
+app.command("judge", help=judge.HELP, epilog=judge.EXAMPLES)(judge.judge)
 app.command("quantize", help=quantize.HELP, epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command("tasks", help=tasks.HELP, epilog=tasks.EXAMPLES)(tasks.tasks)
 app.add_typer(models.app, name="models")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ EXAMPLES = (
         '\n  hunmin chat\n  hunmin chat "What is the capital of Japan?"'
         '\n  hunmin chat --model ./qwen3.gguf --system "Answer in one sentence." --temperature 0.7 --seed 1'
         "\n  cat questions.txt | hunmin chat"
+        "\n  hunmin chat --compare ./before ./after --preferences chosen.jsonl"
     )
 )
 COMMANDS = {
@@ -59,16 +61,35 @@ def chat(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help=say("Makes sampling repeatable.", "표본 추출을 되풀이할 수 있게 합니다."))] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B", help=say("Two models side by side: choose the better answer.", "두 모델을 나란히: 더 나은 답을 고릅니다.")
+        ),
+    ] = None,
+    preferences: Annotated[Path, typer.Option(help=say("Where --compare adds the choices.", "--compare의 선택을 더할 파일."))] = Path(
+        "preferences.jsonl"
+    ),
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto")] = None,
 ) -> None:
     """Load ``model`` and answer ``prompt``, the lines of a pipe, or a person at the terminal."""
-    talk = load(model, system=system, device=device, dtype=dtype)
-    talk.options = {"max_new_tokens": max_new_tokens} | _sampling(temperature)
     if seed is not None:
         from hunmin import set_seed
 
         set_seed(seed)
+    options = {"max_new_tokens": max_new_tokens} | _sampling(temperature)
+    if compare is not None:
+        from hunmin.cli.compare import Comparison
+        from hunmin.cli.compare import compare as side_by_side
+
+        both = load(compare[0], system=system, device=device, dtype=dtype), load(compare[1], system=system, device=device, dtype=dtype)
+        for one in both:
+            one.options = options
+        side_by_side(Comparison(both, compare, preferences, random.Random(seed)), prompt)
+        return
+    talk = load(model, system=system, device=device, dtype=dtype)
+    talk.options = options
     if prompt is not None:
         talk.answer(prompt)
     elif sys.stdin.isatty():
@@ -136,6 +157,16 @@ class Conversation:
         reply = str(self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
         self.messages.append({"role": "assistant", "content": reply})
         return reply
+
+    def reply(self, text: str) -> str:
+        """The answer to ``text``; neither is printed or remembered."""
+        self.messages.append({"role": "user", "content": text})
+        try:
+            inputs = self._prompt()
+            output = self.model.generate(**inputs, **self.options)
+        finally:
+            self.messages.pop()
+        return str(self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
     def _prompt(self) -> Any:
         """The conversation as model inputs (1, N); the oldest questions are dropped when the model's context is too short for all."""

@@ -141,6 +141,8 @@ def fit(kind: Any, value: Any, place: Place) -> Any:
         return build(cast("type[Any]", kind), value, place)
     if origin is list and isinstance(value, list):
         return [fit(parts[0], item, place / i) for i, item in enumerate(cast("list[Any]", value))]
+    if origin is tuple and isinstance(value, list) and len(cast("list[Any]", value)) == len(parts):
+        return tuple(fit(part, item, place / i) for i, (part, item) in enumerate(zip(parts, cast("list[Any]", value), strict=True)))
     if origin is dict and isinstance(value, Mapping):
         return {str(key): fit(parts[1], item, place / str(key)) for key, item in cast("Mapping[Any, Any]", value).items()}
     found: Any = _plain(kind, value)
@@ -203,5 +205,5 @@ def _not(place: Place, kind: Any, value: Any) -> InputError:
 
 
 def _word(kind: Any) -> tuple[str, str]:
-    named = {list: ("a list", "목록"), dict: ("keys with values", "키와 값")}
+    named = {list: ("a list", "목록"), tuple: ("a list", "목록"), dict: ("keys with values", "키와 값")}
     return WORDS.get(kind) or named.get(get_origin(kind) or kind) or ("keys with values", "키와 값")

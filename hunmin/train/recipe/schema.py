@@ -189,12 +189,16 @@ def read(source: str | os.PathLike[str] | Mapping[str, Any] | Checked, overrides
         values, lines = parse(read_text(path), path.name)
         place = Place(path.name, lines=lines)
     if isinstance(values, dict):
-        pairs = overrides.items() if isinstance(overrides, Mapping) else [_pair(text) for text in overrides]
-        for key, value in pairs:
-            _put(cast("dict[str, Any]", values), key.split("."), value, place)
+        override(cast("dict[str, Any]", values), overrides, place)
     recipe = build(Recipe, values, place)
     _check_parts(recipe, place)
     return Checked(recipe, _stages(recipe, place), cast("dict[str, Any]", values), place)
+
+
+def override(values: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any], place: Place) -> None:
+    """Set values of a recipe by their keys, such as ``"training.learning_rate=1e-4"``. Raises InputError for keys that lead nowhere."""
+    for key, value in overrides.items() if isinstance(overrides, Mapping) else [_pair(text) for text in overrides]:
+        _put(values, key.split("."), value, place)
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -304,7 +308,7 @@ def _stage(recipe: Recipe, part: StagePart, place: Place, own: Place) -> Stage:
     data, at = (part.data, own / "data") if part.data is not None else (recipe.data, place / "data")
     if data is None or (data.train is None) == (data.mix is None):
         raise (at / "train").error("data needs train or mix.", "data에 train이나 mix가 필요합니다.")
-    training = {"seed": recipe.seed} | _arguments(recipe.training, place / "training") | _arguments(part.training, own / "training")
+    training = {"seed": recipe.seed} | arguments(recipe.training, place / "training") | arguments(part.training, own / "training")
     name = part.name or part.objective
     if not name.replace("-", "").replace("_", "").isalnum():
         raise (own / "name").error(f"is a folder's name, not {short(name)}.", f"폴더 이름으로 쓸 수 없습니다: {short(name)}.")
@@ -316,24 +320,25 @@ def _stage(recipe: Recipe, part: StagePart, place: Place, own: Place) -> Stage:
 
 
 @cache
-def _argument_types() -> dict[str, Any]:
-    hints = get_type_hints(TrainingArguments)
+def _argument_types(cls: type[TrainingArguments]) -> dict[str, Any]:
+    hints = get_type_hints(cls)
     choices = {name: Literal[values] for name, values in CHOICES.items()}
-    return {item.name: choices.get(item.name, hints[item.name]) for item in dataclasses.fields(TrainingArguments)}
+    return {item.name: choices.get(item.name, hints[item.name]) for item in dataclasses.fields(cls)}
 
 
-def _arguments(values: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    """Training arguments under today's names, each of its type."""
-    types, out = _argument_types(), dict[str, Any]()
+def arguments(values: Mapping[str, Any], place: Place, cls: type[TrainingArguments] = TrainingArguments) -> dict[str, Any]:
+    """Training arguments under today's names, each of its type. Raises InputError for what ``cls`` does not take."""
+    types, out = _argument_types(cls), dict[str, Any]()
+    renamed: dict[str, str] = {**RENAMED, **getattr(cls, "renamed", {})}
     for key, value in values.items():
-        name = RENAMED.get(key, key)
+        name = renamed.get(key, key)
         if name in OWN:
             raise (place / key).error(f"a recipe says this with {OWN[name]}.", f"레시피에서는 {OWN[name]}(으)로 적습니다.")
         if name not in types and name not in IGNORED:
-            raise place.unknown(key, [*types, *RENAMED])
+            raise place.unknown(key, [*types, *renamed])
         out[name] = fit(types[name], value, place / key) if name in types else value
     try:
-        TrainingArguments("", **out)
+        cls("", **out)
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
     return out

@@ -45,7 +45,7 @@ def load_splits(data: DataPart, needed: list[str], seed: int, place: Place) -> S
     for name in ("train", "validation", "test"):
         value = getattr(data, name)
         if isinstance(value, str | list):
-            found[name] = _columns(_load(cast("str | list[str]", value), name, data, place / name), needed, place, name)
+            found[name] = _columns(load(cast("str | list[str]", value), name, data, place / name), needed, place, name)
     for name, rows in found.items():
         if not len(rows):
             raise (place / name).error("there is no row in this data set.", "데이터셋에 행이 하나도 없습니다.")
@@ -89,7 +89,7 @@ def _mixed(data: DataPart, parts: list[MixPart], needed: list[str], seed: int, p
         )
     sources: list[Any] = []
     for i, part in enumerate(parts):
-        rows = _load(part.train, "train", data, place / i / "train")
+        rows = load(part.train, "train", data, place / i / "train")
         rows = rows.rename_columns({old: new for old, new in part.rename.items() if old in rows.column_names})
         sources.append(_columns(rows, needed, place / i, "train"))
     chances = [weight / sum(weights) for weight in weights] if weights else mixing_rates([max(1, len(rows)) for rows in sources])
@@ -103,7 +103,7 @@ def _mixed(data: DataPart, parts: list[MixPart], needed: list[str], seed: int, p
 # ---------------------------------------------------------------- one source
 
 
-def _load(source: str | list[str], split: str, data: DataPart, place: Place) -> Any:
+def load(source: str | list[str], split: str, data: DataPart, place: Place) -> Any:
     """The rows of files, of a folder of ``datasets``, or of a data set on the Hub."""
     datasets = _library()
     names = [source] if isinstance(source, str) else source
