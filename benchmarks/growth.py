@@ -17,12 +17,13 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from common import ROOT, calm, endless, fresh, machine, memory, options, seconds
+from common import ROOT, calm, endless, fresh, machine, memory, options
 
 SIZES = {  # hidden, layers, heads, heads of keys and values, feed-forward
     "135M": (576, 30, 9, 3, 1536),
@@ -88,17 +89,27 @@ def measure(library: str, folder: str, points: list[tuple[int, int]], threads: i
     calm(threads)
     model = load(library, folder)
 
-    def generate(ids: torch.Tensor, count: int) -> None:
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, pad_token_id=0)
+    def generate(ids: torch.Tensor, count: int) -> list[float]:
+        """When each new token was there, in seconds since the call."""
+        start, times = time.perf_counter(), list[float]()
+
+        def seen(found: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            times.append(time.perf_counter() - start)
+            return torch.zeros(len(found), dtype=torch.bool)
+
+        watch: Any = [seen]
+        mask = torch.ones_like(ids)
+        model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=count, pad_token_id=0, stopping_criteria=watch)
+        return times
 
     out: list[Point] = []
     torch.manual_seed(0)
     generate(torch.randint(WORDS, (1, 16)), 3)
     for batch, length in points:
         ids = torch.randint(WORDS, (batch, length - new))
-        read = statistics.median(seconds(partial(generate, ids, 1)) for _ in range(runs))
-        whole = statistics.median(seconds(partial(generate, ids, new + 1)) for _ in range(runs))
-        out.append({"read": read, "step": (whole - read) / new, "peak": memory()})
+        found = [generate(ids, new + 1) for _ in range(runs)]
+        steps = [after - before for times in found for before, after in pairwise(times)]
+        out.append({"read": statistics.median(times[0] for times in found), "step": statistics.median(steps), "peak": memory()})
     return out
 
 

@@ -121,7 +121,7 @@ def choose(model_type: str, task: str, device: torch.device | None = None) -> tu
         return "int8", say(
             "it generates on a CPU: a token costs one reading of the weights", "CPU에서 생성할 때 토큰마다 가중치를 한 번씩 읽기 때문"
         )
-    if cpu and kernels is not None and kernels.integers and arch.decoder is None:
+    if cpu and kernels is not None and kernels.many and arch.decoder is None:
         return "int8", say("this processor multiplies integers fastest", "이 프로세서는 정수 곱셈이 가장 빠르기 때문")
     if cpu and not fast_bfloat16():
         return None, say("this processor multiplies fp32 fastest", "이 프로세서는 fp32 곱셈이 가장 빠르기 때문")

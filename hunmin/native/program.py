@@ -77,11 +77,8 @@ class Program:
         return library() is not None and _suits(model)
 
     def reads(self, tokens: int) -> bool:
-        """Whether steps read a prompt of so many tokens faster than the forward pass of PyTorch.
-
-        Of quantized weights any number where integers are fastest; else only few.
-        """
-        return tokens <= 16 or (bool(self._kinds & 1 << QUANTIZED) and self._kernels.integers)
+        """Whether steps read a prompt of so many tokens faster than the forward pass of PyTorch."""
+        return tokens <= 16 or self._kernels.many
 
     @torch.no_grad()
     def step(

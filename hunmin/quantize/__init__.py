@@ -129,7 +129,7 @@ class QuantizedLinear(Packed):
         x = x if self.order is None else x.index_select(-1, self.order)
         plain = torch.is_grad_enabled() or x.device.type != "cpu" or not x.numel()
         kernels = library() if self.round_inputs and self.native and not plain else None
-        if kernels is not None and (kernels.integers or x.numel() <= REACH * self.in_features):
+        if kernels is not None and (kernels.many or x.numel() <= REACH * self.in_features):
             if self._matrix is None or self._matrix[0] is not self.codes:
                 self._matrix = self.codes, Matrix.of(changed(self.tiles, order=None), self.bias)
             return multiply(kernels, x.flatten(0, -2), self._matrix[1]).view(*x.shape[:-1], self.out_features).to(x.dtype)

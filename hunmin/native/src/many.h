@@ -75,6 +75,7 @@ inline void plain_four(const Matrix& w, int t, const Rows& rows, int from, float
 #endif
 
 // Tiles `first` to `last` of y (count, stride) = x W^T + bias, to the bit as `multiply`; column 16 * first of the product is column 0 of y.
+// Cached as there: some tiles in the second cache, a block of rows in the first.
 inline void multiply_many(const Matrix& w, const Rows& rows, float* y, size_t stride, int first, int last) {
   int t = first;
 #if defined(__AVX512F__)
@@ -83,14 +84,17 @@ inline void multiply_many(const Matrix& w, const Rows& rows, float* y, size_t st
 #else
   const bool halves = false;
 #endif
-  const int whole = halves || (w.kind == F32 && w.cols % 16 == 0) ? std::min(last, w.rows / 16) : first;
-  for (; t < whole && rows.count >= 4; t++)
-    for (int from = 0; from < rows.count; from += 4) {
-      from = std::min(from, rows.count - 4);  // the last four overlap
-      float* to = y + from * stride + 16 * (t - first);
-      if (halves) plain_four<BF16>(w, t, rows, from, to, stride);
-      else plain_four<F32>(w, t, rows, from, to, stride);
-    }
+  const int size = w.cols * (halves ? 2 : 4), near = std::max(1, 262144 / (16 * size)), block = std::max(1, 16384 / size / 4) * 4;
+  const int whole = rows.count >= 4 && (halves || (w.kind == F32 && w.cols % 16 == 0)) ? std::min(last, w.rows / 16) : first;
+  for (; t < whole; t = std::min(whole, t + near))
+    for (int begin = 0; begin < rows.count; begin += block)
+      for (int tile = t; tile < std::min(whole, t + near); tile++)
+        for (int next = begin; next < std::min(rows.count, begin + block); next += 4) {
+          const int from = std::min(next, rows.count - 4);  // the last four overlap
+          float* to = y + from * stride + 16 * (tile - first);
+          if (halves) plain_four<BF16>(w, tile, rows, from, to, stride);
+          else plain_four<F32>(w, tile, rows, from, to, stride);
+        }
 #endif
   if (t < last) multiply(w, rows, y - 16 * first, stride, t, last);
 }
