@@ -54,8 +54,9 @@ def fitted(vectors: Any, classes: Any, count: int) -> Any:
 def main() -> None:
     given = options(__doc__, files=("train", "test"), rows=(100_000, 400))
     calm(given.threads)
-    import hunmin
     import torch
+
+    import hunmin
 
     texts, labels = read(given.train, given.rows)
     names = sorted(set(labels))

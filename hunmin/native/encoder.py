@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -98,8 +98,9 @@ class PackedEncoder:
         room = torch.zeros(size.value + 64, dtype=torch.uint8)
         codes = room[-room.data_ptr() % 64 :]  # whole cache lines
         self.kernels.pack(self.kind, rows, cols, address(weight), address(codes))
-        bias = torch.cat([layer.bias.detach() if layer.bias is not None else weight.new_zeros(layer.out_features) for layer in plain])
-        return _Product(self.kind, rows, cols, 0, self._keep(codes), self._vector(bias), None)
+        biases = [cast("Tensor | None", layer.bias) for layer in plain]
+        filled = [b.detach() if b is not None else weight.new_zeros(layer.out_features) for b, layer in zip(biases, plain, strict=True)]
+        return _Product(self.kind, rows, cols, 0, self._keep(codes), self._vector(torch.cat(filled)), None)
 
     def _norm(self, norm: Any) -> Norm:
         self.held.append(found := Norm.of(norm))
@@ -181,7 +182,7 @@ def _kernels(dtype: torch.dtype) -> Library | None:
     forced = os.environ.get("HUNMIN_NATIVE") in ORDER
     if kernels is None or forced:
         return kernels
-    return None if dtype == torch.bfloat16 and (kernels.level != "avx512" or torch.cpu._is_amx_tile_supported()) else kernels  # pyright: ignore[reportPrivateUsage]
+    return None if dtype == torch.bfloat16 and not kernels.many else kernels
 
 
 def _watched() -> bool:
@@ -225,7 +226,19 @@ def _of_blocks(stack: Transformer) -> bool:
     from hunmin.nn.linear import Embedding
     from hunmin.nn.positions import RelativeBias
 
-    known = {Transformer, nn.ModuleList, Layer, Attention, FeedForward, Linear, QuantizedLinear, Embedding, RMSNorm, nn.LayerNorm, RelativeBias}
+    known = {
+        Transformer,
+        nn.ModuleList,
+        Layer,
+        Attention,
+        FeedForward,
+        Linear,
+        QuantizedLinear,
+        Embedding,
+        RMSNorm,
+        nn.LayerNorm,
+        RelativeBias,
+    }
     fitting = all(type(p) is nn.Parameter and p.device.type == "cpu" and p.dtype in KINDS and p.is_contiguous() for p in stack.parameters())
     packed = [m for m in stack.modules() if isinstance(m, QuantizedLinear)]
     linears = sum(isinstance(m, Linear) for m in stack.modules())

@@ -66,7 +66,9 @@ class Norm(ctypes.Structure):
 class Rows(ctypes.Structure):
     """``struct Rows`` of matmul.h: rows ``(R, width)`` in fp32, and room for their quantized or rounded copies."""
 
-    _fields_ = [("count", ctypes.c_int), ("width", ctypes.c_int)] + [(n, ctypes.c_void_p) for n in ("x", "q", "s", "sums", "halves", "ends", "half")]
+    _fields_ = [("count", ctypes.c_int), ("width", ctypes.c_int)] + [
+        (n, ctypes.c_void_p) for n in ("x", "q", "s", "sums", "halves", "ends", "half")
+    ]
 
     @classmethod
     def of(cls, x: Tensor) -> Rows:

@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Literal, cast
 
@@ -103,12 +103,13 @@ class Pipeline:
 
     # -------------------------------------------------------------- options
 
+    @cached_property
     def _stages(self) -> list[tuple[set[str], bool]]:
         return [options_of(stage) for stage in (self.preprocess, self._forward, self.postprocess)]
 
     def checked(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options under current names. Raises InputError for one that no stage has."""
-        options, stages = current(options), self._stages()
+        options, stages = current(options), self._stages
         known = set[str]().union(*(named for named, _ in stages))
         unknown = sorted(set(options) - known)
         if unknown and not any(anything for _, anything in stages):
@@ -123,7 +124,7 @@ class Pipeline:
 
     def split(self, options: dict[str, Any]) -> list[dict[str, Any]]:
         """The options of each stage; those that no signature names go to the stage that takes any."""
-        stages = self._stages()
+        stages = self._stages
         known = set[str]().union(*(named for named, _ in stages))
         return [{k: v for k, v in options.items() if k in named or (anything and k not in known)} for named, anything in stages]
 
@@ -150,7 +151,7 @@ class Pipeline:
         Raises InputError for input of another kind.
         """
         stages = self.split({**self.defaults, **self.checked(options)})
-        if seed is not None and options_of(self._forward)[1]:  # only what generates draws random numbers
+        if seed is not None and self._stages[1][1]:  # only what generates draws random numbers
             stages[1]["seed"] = seed
         size, mode = batch_size if batch_size is not None else self.batch_size, on_error or self.on_error
         if size not in (None, "auto") and (type(size) is not int or size < 1):
@@ -208,7 +209,11 @@ class Pipeline:
     ) -> list[Any]:
         """The answer of every input. Batches hold rows of similar length, so that little padding is computed."""
         prepared, answers = dict[int, Any](), dict[int, Any]()
-        together = self.preprocess_texts(inputs, **stages[0]) if self.texts and len(inputs) > 1 and all(isinstance(i, str) for i in inputs) else None
+        together = (
+            self.preprocess_texts(inputs, **stages[0])
+            if self.texts and len(inputs) > 1 and all(isinstance(i, str) for i in inputs)
+            else None
+        )
         for i, item in enumerate(inputs):
             with Guard(answers, i, first, mode):
                 prepared[i] = together[i] if together is not None else self.preprocess(item, **stages[0])
@@ -234,7 +239,7 @@ class Pipeline:
                 answers[i] = self.postprocess(windows.get(i, []) if isinstance(item, list) else windows[i][0], **stages[2])
         return [answers[i] for i in range(len(inputs))]
 
-    def preprocess_texts(self, texts: list[str], **options: Any) -> list[BatchEncoding] | None:
+    def preprocess_texts(self, texts: list[str]) -> list[BatchEncoding] | None:
         """What ``preprocess`` makes of every text, by one call of the tokenizer, which uses all cores; None: it has to take them one by one."""
         return None
 

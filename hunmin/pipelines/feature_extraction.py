@@ -132,7 +132,7 @@ class FeatureExtractionPipeline(Pipeline):
                     f"알 수 없는 pooling {pooling!r}. 가능: {', '.join(POOLINGS)}.",
                 )
             )
-        rows = self.by_row(self.model(**batch).last_hidden_state, batch)
+        rows = self.by_row(self.model(**batch, logits_to_keep=None).last_hidden_state, batch)
         stated = self.sentence if pooling == "auto" else {}
         if pooling != "none":
             how = stated.get("pooling", "mean") if pooling == "auto" else pooling

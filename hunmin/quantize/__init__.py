@@ -110,14 +110,7 @@ class QuantizedLinear(Packed):
     missing, where gradients are wanted, and for many rows on processors without instructions for it, the weight is unpacked.
     """
 
-    def __init__(
-        self,
-        tiles: Tiles,
-        bias: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
-        *,
-        round_inputs: bool = False,
-    ) -> None:
+    def __init__(self, tiles: Tiles, bias: Tensor | None = None, dtype: torch.dtype = torch.float32, *, round_inputs: bool = False) -> None:
         super().__init__()
         self.round_inputs = round_inputs
         self.out_features, self.in_features = tiles.shape

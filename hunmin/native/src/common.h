@@ -187,9 +187,9 @@ inline f32x16 exp16(f32x16 x) {
 
 inline float exp1(float x) { return exp16(splat(x))[0]; }
 
-// Work that the threads of a parallel region share, phase by phase: who comes first takes the next piece, and a phase is over when its pieces
-// are done, not when all threads were there. So a thread that the system has taken off its core holds the others up by one piece at most, and
-// finds nothing left to do in the phases it missed. A step of a millisecond or two has some three hundred of them: waiting is looking.
+// Work that the threads of a parallel region share, phase by phase: who comes first takes the next piece, and a phase is over when its
+// pieces are done, not when all threads were there. So a thread that the system has taken off its core holds the others up by one piece at
+// most, and finds nothing left to do in the phases it missed. A step of a millisecond or two has some three hundred: waiting is looking.
 struct alignas(64) Phase {
   std::atomic<int> next{0}, done{0};
 };

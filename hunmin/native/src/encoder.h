@@ -49,7 +49,8 @@ struct Room {
     wide = up_to(e.width, SPAN), context_wide = up_to(e.heads * e.dim, SPAN), hidden_wide = up_to(e.ffn, SPAN);
     qkv_wide = up_to((e.heads + 2 * e.kv_heads) * e.dim, SPAN);
     const size_t most = std::max({wide, context_wide, hidden_wide}), n = rows, size = bytes_of(e.kind);
-    const size_t sizes[] = {n * wide * 4, n * qkv_wide * size + 64, n * context_wide * size, n * hidden_wide * size, n * most * 4, n * most};
+    const size_t sizes[] = {n * wide * 4,         n * qkv_wide * size + 64, n * context_wide * size,
+                            n * hidden_wide * size, n * most * 4,             n * most};
     size_t total = 0, at[6];
     for (int i = 0; i < 6; i++) at[i] = total, total += (sizes[i] + 127) / 64 * 64;
     all = (char*)std::calloc(total + 64, 1);
@@ -58,7 +59,8 @@ struct Room {
     x = (float*)(base + at[0]), qkv = base + at[1], context = base + at[2], hidden = base + at[3];
     float* parts = (float*)(base + at[5]);  // five numbers for 32 columns
     const size_t blocks = n * most / 32;
-    a = {base + at[4], 0, {rows, 0, nullptr, (int8_t*)base + at[4], parts, parts + blocks, parts + 2 * blocks, (int32_t*)(parts + 4 * blocks), nullptr}};
+    int32_t* ends = (int32_t*)(parts + 4 * blocks);
+    a = {base + at[4], 0, {rows, 0, nullptr, (int8_t*)base + at[4], parts, parts + blocks, parts + 2 * blocks, ends, nullptr}};
   }
   ~Room() { std::free(all); }
   Room(const Room&) = delete;

@@ -215,8 +215,8 @@ inline void columns(const Matrix& w, const Rows& rows, int t, int from, int to, 
   }
 }
 
-// Tiles `first` to `last`. Some tiles stay in the second cache while blocks of rows pass, which stay in the first while those tiles pass. One
-// row reads tile after tile: one stream of memory is faster than two.
+// Tiles `first` to `last`. Some tiles stay in the second cache while blocks of rows pass, which stay in the first while those tiles pass.
+// One row reads tile after tile: one stream of memory is faster than two.
 template <class Take>
 inline void multiply(const Matrix& w, const Rows& rows, int first, int last, const Take& take) {
   const int size = w.kind == F32 ? 4 : w.kind == BF16 ? 2 : 1, block = std::max(1, 16384 / (rows.width * size) / MOST) * MOST;
