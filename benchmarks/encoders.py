@@ -132,7 +132,7 @@ def theirs(task: str, source: str) -> Any:
 def hunmins(task: str, source: str) -> dict[str, Callable[[], Any]]:
     return {
         "Hunmin fp32": lambda: own(task, source, dtype="float32"),
-        "Hunmin auto": lambda: own(task, source, dtype="auto"),
+        "Hunmin bf16": lambda: own(task, source, dtype="bfloat16"),
         "Hunmin int8": lambda: own(task, source, quantization="int8"),
     }
 

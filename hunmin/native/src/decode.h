@@ -297,7 +297,7 @@ struct Step {
 API(decode)(const Program* program, const Room* room, const int64_t* ids, const Pool* self, const Pool* cross, const int32_t* wanted,
             int32_t count, float* logits, const Choice* choice) {
   const int texts = cut(*self, room->rows, false, room->blocks), memories = cross ? cut(*cross, room->rows, true, room->memories) : 0;
-  std::vector<Phase> phases(16 * program->count + 16);
+  std::vector<Phase> phases(16 * program->count + 16);  // a layer with cross-attention has 15, all else together 7
 #pragma omp parallel
   Step{*program, *room, Team::here(phases), texts, memories}.run(ids, *self, *cross, wanted, count, logits, choice);
 }

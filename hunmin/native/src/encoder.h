@@ -298,7 +298,7 @@ void encode(const Encoder& e, const Sequences& s, const T* in, T* out) {
     return;
   }
   Room room(e, s.starts[s.count]);
-  std::vector<Phase> phases(16 * e.layers + 16);
+  std::vector<Phase> phases(16 * e.layers + 16);  // a layer has 11 at most
 #pragma omp parallel num_threads(s.threads)
   Pass<T>{e, s, room, 0, s.count, Team::here(phases)}.run(in, out);
 }
