@@ -48,7 +48,7 @@ def placed(
         )
     rows, new = given.shape[:2]
     if at is not None:
-        if at.shape != given.shape[:2] or (at.lengths and min(at.lengths) < 1):
+        if at.shape != given.shape[:2] or (at.lengths and at.whole is None and min(at.lengths) < 1):
             raise InputError(
                 say(
                     f"where is for rows of shape {tuple(at.shape)} without empty sequences, the input has {(rows, new)}.",

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hunmin import InputError, LoraConfig, get_peft_model
+import hunmin
+from hunmin import AutoConfig, AutoModelForCausalLM, InputError, LoraConfig, get_peft_model
 from hunmin.align.logprobs import hidden_states, pack, score
-from tests.train_cases import make, rows
+from hunmin.align.reward import rewards_of
+from tests.train_cases import LLAMA, make, rows
 
 
 class Foreign(torch.nn.Module):
@@ -158,3 +160,45 @@ def test_bad_rows_are_refused() -> None:
         pack([{"input_ids": [], "labels": []}])
     with pytest.raises(InputError, match="needs a label"):
         pack([{"input_ids": [1, 2], "labels": [1]}])
+
+
+def alike() -> list[dict[str, Any]]:
+    """Answers to three prompts, of which one is the beginning of another; and an answer that is the beginning of another."""
+    prompts, out = [[1, 7, 8, 9, 10, 11, 12], [1, 7, 8, 9], [1, 20, 21, 22]], list[dict[str, Any]]()
+    for i, answer in ((0, [30, 31]), (1, [40, 41, 42]), (0, [30, 31, 32, 2]), (2, [50]), (0, [33]), (2, [50])):
+        out.append({"input_ids": prompts[i] + answer, "labels": [-100] * len(prompts[i]) + answer})
+    return out
+
+
+@pytest.mark.parametrize("kind", ["llama", "window", "gpt2", "dynamic"])
+def test_equal_beginnings_are_computed_once(kind: str) -> None:
+    settings: dict[str, Any] = {"dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}}.get(kind, {})
+    model, data = make("causal", **settings), alike()
+    if kind in ("window", "gpt2"):
+        own = {"gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}, "window": LLAMA | {"sliding_window": 4}}[kind]
+        config = AutoConfig.for_model("mistral" if kind == "window" else kind, **{"vocab_size": 60, **own})
+        model = AutoModelForCausalLM.from_config(config)
+    model.eval()
+    seen, batch = list[int](), pack(data)
+    model.get_input_embeddings().register_forward_hook(lambda _, args, y: seen.append(args[0].numel()))
+    found = score(model, batch)
+    weights = torch.randn(len(data))
+    (found.sums() * weights).sum().backward()
+    got = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    assert seen == [batch["input_ids"].numel() if kind == "dynamic" else 7 + 4 + 3 + 1 + 3 + 1]
+    wanted, _ = by_hand(model, data)
+    torch.testing.assert_close(found.logprobs, torch.cat(wanted))
+    torch.stack([w.sum() for w in wanted]).mul(weights).sum().backward()
+    torch.testing.assert_close(got, [p.grad for p in model.parameters() if p.grad is not None])
+
+
+def test_rewards_of_equal_beginnings() -> None:
+    for task in ("SequenceClassification", "TokenClassification"):
+        torch.manual_seed(0)
+        model = getattr(hunmin, f"AutoModelFor{task}").from_config(AutoConfig.for_model("llama", **LLAMA, num_labels=1, pad_token_id=0))
+        model.eval()
+        data = alike()
+        together = rewards_of(model, pack(data))
+        alone = torch.cat([rewards_of(model, pack([row])) for row in data])
+        torch.testing.assert_close(together, alone)

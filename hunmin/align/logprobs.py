@@ -23,6 +23,7 @@ from hunmin.train.items import loss_alone
 from hunmin.train.rows import flatten
 
 Entropy = Literal["learn"] | bool
+WORTH = 1 / 16  # the share of tokens from which on it pays to compute equal beginnings once
 
 
 class Scored(NamedTuple):
@@ -101,14 +102,40 @@ def place_of(batch: Mapping[str, Any]) -> Where:
     return Where.padded(mask) if mask is not None else Where.plain(*ids.shape, device=ids.device)
 
 
+def computed_once(model: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+    """What goes into a forward pass, and where ``(N,)`` its M columns have each of the batch's N tokens; None: all in their places.
+
+    Answers to one prompt share it: pairs, and groups of completions. Decoders compute equal beginnings once, and their gradients are summed.
+    """
+    inputs, base = inputs_of(batch), bare(model)
+    at, ids = inputs.get("where"), inputs["input_ids"]
+    if at is None or at.kind != "packed" or any(at.starts) or not isinstance(base, PreTrainedModel) or not _looks_back(base):
+        return inputs, None
+    found, kept = at.memo("shared", lambda: at.shared(ids))
+    if len(kept) > (1 - WORTH) * ids.shape[1]:
+        return inputs, None
+    return {**inputs, "input_ids": ids[:, kept.to(ids.device)], "where": found}, found.whole.columns.to(ids.device)
+
+
+def _looks_back(model: PreTrainedModel) -> bool:
+    """Whether what a model computes of a token follows from those before it, and not from how long the sequence becomes."""
+    if model.encoder is not None or model.decoder is None:
+        return False
+    spec = model.decoder.stack.spec
+    each = [spec.vary(i, spec.attn) for i in range(spec.layers)]
+    return all(attn.causal and not (attn.rope and attn.rope.by_length) for attn in each)
+
+
 def hidden_states(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """The last hidden states ``(B, N, C)`` of a batch's tokens, before the head; for models of Hunmin, with adapters or without."""
     # Quantized layers round their inputs where no gradients are wanted. Policy and reference, in training and evaluation, have to be compared
     # in one arithmetic, which is that of training.
     plain = torch.is_grad_enabled() or not any(isinstance(m, QuantizedLinear) for m in bare(model).modules())
+    inputs, columns = computed_once(model, batch)
     with nullcontext() if plain else torch.enable_grad():
-        hidden: Tensor = model(**inputs_of(batch), logits_to_keep=None).last_hidden_state
-    return (hidden if plain else hidden.detach())[:, -batch["input_ids"].shape[1] :]  # virtual tokens stand in front
+        hidden: Tensor = model(**inputs, logits_to_keep=None).last_hidden_state
+    hidden = hidden if plain else hidden.detach()
+    return hidden[:, -batch["input_ids"].shape[1] :] if columns is None else hidden[:, columns]  # virtual tokens stand in front
 
 
 def score(

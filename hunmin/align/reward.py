@@ -12,7 +12,7 @@ from torch import Tensor
 import hunmin
 from hunmin.align.base import PairTrainer, loaded
 from hunmin.align.config import RewardConfig
-from hunmin.align.logprobs import inputs_of, pack, place_of
+from hunmin.align.logprobs import computed_once, inputs_of, pack, place_of
 from hunmin.align.losses import bradley_terry, process_reward
 from hunmin.align.prompts import Row, Split
 from hunmin.errors import InputError, say, short
@@ -138,9 +138,11 @@ def rewards_of(model: Any, batch: Mapping[str, Any]) -> Tensor:
 
     Raises InputError for a model with more than one output.
     """
-    logits: Tensor = model(**inputs_of(batch)).logits
+    inputs, columns = computed_once(model, batch)
+    logits: Tensor = model(**inputs).logits
     if logits.ndim == 2:
         return _one_output(logits)[:, 0].float()
+    logits = logits if columns is None else logits[:, columns]
     values, known = _per_token(logits, 1)[..., 0].float(), batch["labels"] != IGNORE
     at = place_of(batch)
     packed = at.kind == "packed"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -29,15 +29,27 @@ class Where:
     ``padded`` rows hold one sequence and padding, a ``packed`` row holds several sequences one after another.
     ``end`` is one more than the largest position, also known on the host. ``lengths`` and ``starts`` are of a packed row: how many tokens
     of each sequence it holds, and the position of the first of them.
+
+    A packed row whose sequences share what they begin with (:meth:`shared`) holds of each what is new. ``whole`` then are the sequences as
+    queries look at them: ``lengths`` are the full ones, and ``columns`` ``(sum(lengths),)``, on the host, say which column of the row holds
+    each of their tokens.
     """
 
     kind: Kind
 
     def __init__(
-        self, segment: Tensor, position: Tensor, kind: Kind, end: int, lengths: Sequence[int] = (), starts: Sequence[int] = ()
+        self,
+        segment: Tensor,
+        position: Tensor,
+        kind: Kind,
+        end: int,
+        lengths: Sequence[int] = (),
+        starts: Sequence[int] = (),
+        columns: Tensor | None = None,
     ) -> None:
         self.segment, self.position, self.kind, self.end, self.lengths = segment, position, kind, end, list(lengths)
-        self.starts = list(starts) or [0] * len(self.lengths)
+        self.starts, self.columns = list(starts) or [0] * len(self.lengths), columns
+        self.whole: Where | None = None
         self._memo: dict[Any, Any] = {}
 
     @classmethod
@@ -78,7 +90,31 @@ class Where:
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Where:
         """The same places on another device, as loops over batches move everything."""
         segment, position = (t.to(device, non_blocking=non_blocking) for t in (self.segment, self.position))
-        return Where(segment, position, self.kind, self.end, self.lengths, self.starts)
+        moved = Where(segment, position, self.kind, self.end, self.lengths, self.starts, self.columns)
+        moved.whole = self.whole.to(device, non_blocking) if self.whole is not None else None
+        return moved
+
+    def shared(self, ids: Tensor) -> tuple[Where, Tensor]:
+        """This packed row of ``ids`` ``(1, N)`` with what its sequences begin alike with held once, and the M columns of it that are left.
+
+        For decoders that see what is before a token and nothing else: there equal beginnings are computed alike. A sequence that holds nothing
+        new has no token of its own. ``whole.columns`` of the places say for each of the N tokens which of the M it is.
+        """
+        tokens, known = iter(ids[0].tolist()), dict[tuple[int, int], int]()
+        columns, kept, new = list[int](), list[int](), list[int]()
+        for n in self.lengths:
+            before, first = -1, len(known)
+            for token in islice(tokens, n):
+                if (before, token) not in known:  # a column is known by the one before it and its token
+                    known[before, token] = len(known)
+                    kept.append(len(columns))
+                before = known[before, token]
+                columns.append(before)
+            new.append(len(known) - first)
+        device = self.position.device
+        found = Where.packed(new, device, [n - own for n, own in zip(self.lengths, new, strict=True)])
+        found.whole = Where(self.segment, self.position, "packed", self.end, self.lengths, columns=torch.tensor(columns))
+        return found, torch.tensor(kept, device=device)
 
     def memo(self, key: Any, make: Callable[[], T]) -> T:
         """``make()``, once for this object: masks, rotations and biases are the same in every layer of a forward pass."""
@@ -126,6 +162,7 @@ class Where:
 
         Short sequences share a batch up to the next multiple of eight: for a row of a hundred headlines six products instead of a hundred.
         """
+        keys = keys.whole or keys
         # `keys` is part of the value, so that its id cannot be reused while the entry lives
         return self.memo(("blocks", id(keys)), lambda: (_blocks(self, keys), keys))[0]
 
@@ -144,9 +181,14 @@ class Where:
         """(row, column) of the first and of the last token of every sequence: ``(B,)`` each, or ``(segments,)`` when packed."""
         device = self.position.device
         if self.kind == "packed":
-            ends = torch.tensor(self.lengths, device=device).cumsum(0)
-            rows = torch.zeros_like(ends)
-            return (rows, ends - torch.tensor(self.lengths, device=device)), (rows, ends - 1)
+            row = self.whole or self
+            lengths = torch.tensor(row.lengths)
+            last = lengths.cumsum(0) - 1
+            first = last + 1 - lengths
+            if row.columns is not None:
+                first, last = row.columns[first], row.columns[last]
+            rows = torch.zeros_like(last, device=device)
+            return (rows, first.to(device)), (rows, last.to(device))
         rows, real = torch.arange(self.shape[0], device=device), (self.segment >= 0).long()
         return (rows, real.argmax(-1)), (rows, self.shape[1] - 1 - real.flip(-1).argmax(-1))
 
@@ -180,15 +222,17 @@ class Blocks:
 def _blocks(queries: Where, keys: Where) -> Blocks:
     device, begun = queries.position.device, 0
     pairs, columns, key_columns = list[tuple[Where, Where]](), list[Tensor](), list[Tensor]()
-    back = torch.empty(sum(queries.lengths), dtype=torch.long)
+    back = torch.empty(queries.shape[1], dtype=torch.long)
     for members in _alike(queries, keys):  # on the host, which knows all lengths
         at, places = _batch(queries, members)
         key_at, key_places = (at, places) if keys is queries else _batch(keys, members)
+        if at.kind == key_at.kind == "plain" and at.shape == key_at.shape:  # the same places, which kernels are chosen by
+            key_at = at
         real = (at.segment >= 0).flatten()
         back[places.flatten()[real]] = begun + real.nonzero()[:, 0]
         begun += len(real)
         query = at.to(device)
-        pairs.append((query, query if keys is queries else key_at.to(device)))
+        pairs.append((query, query if key_at is at else key_at.to(device)))
         columns.append(places.flatten())
         key_columns.append(key_places.flatten())
     taken = torch.cat(columns).to(device)
@@ -200,6 +244,8 @@ def _alike(queries: Where, keys: Where) -> list[list[int]]:
     groups: dict[tuple[int, int], list[int]] = {}
     coarse = any(queries.starts)  # queries that continue keys need a mask anyway: a few more hidden keys cost less than another product
     for i, sizes in enumerate(zip(queries.lengths, keys.lengths, strict=True)):
+        if not sizes[0]:  # all of it is in the row already
+            continue
         n, m = (-(-size // 8) * 8 if size <= BRIEF or coarse else size for size in sizes)
         groups.setdefault((n, m), []).append(i)
     out, last = list[list[int]](), (0, 0)
@@ -223,7 +269,8 @@ def _batch(row: Where, members: Sequence[int]) -> tuple[Where, Tensor]:
     at = Where.padded(place < sizes)
     if bool(starts.any()):
         at = Where(at.segment, at.position + starts, "padded", at.end + int(starts.max()))
-    return at, ends - sizes + torch.minimum(place, sizes - 1)
+    places = ends - sizes + torch.minimum(place, sizes - 1)
+    return at, places if row.columns is None else row.columns[places]
 
 
 def visible(q: Where, k: Where, causal: bool, window: int | None) -> Tensor:
