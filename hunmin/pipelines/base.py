@@ -27,6 +27,7 @@ LOADING = frozenset(
     "quantization quantization_config load_in_8bit load_in_4bit "
     "dtype device device_map revision subfolder token cache_dir local_files_only force_download gguf_file ignore_mismatched_sizes".split()
 )
+PACKED = 4096  # tokens of a batch without padding: its groups of sequences keep all cores busy nearly to the end
 LOOK_AHEAD = 256  # inputs that are prepared, and sorted by length, together
 PATIENCE = 2.0  # seconds before a progress bar appears
 

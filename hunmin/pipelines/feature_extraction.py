@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hunmin.errors import FormatError, InputError, say
-from hunmin.pipelines.base import Pipeline, Rows
+from hunmin.pipelines.base import PACKED, Pipeline, Rows
 from hunmin.text import BatchEncoding
 
 Pooling = Literal["none", "auto", "mean", "cls", "max", "last"]
@@ -91,6 +91,7 @@ class FeatureExtractionPipeline(Pipeline):
     """
 
     texts = packs = True
+    budget = PACKED
 
     def preprocess(
         self,

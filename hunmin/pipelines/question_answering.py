@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from hunmin.errors import InputError, say, short
-from hunmin.pipelines.base import Pipeline, Rows
+from hunmin.pipelines.base import PACKED, Pipeline, Rows
 from hunmin.text import BatchEncoding
 from hunmin.text.options import whole
 
@@ -56,6 +56,7 @@ class QuestionAnsweringPipeline(Pipeline):
     """
 
     packs = True
+    budget = PACKED
 
     def is_single(self, inputs: Any) -> bool:
         return isinstance(inputs, dict)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from hunmin.errors import InputError, say, short
-from hunmin.pipelines.base import Pipeline, Rows
+from hunmin.pipelines.base import PACKED, Pipeline, Rows
 from hunmin.text import BatchEncoding
 from hunmin.text.options import whole
 
@@ -21,6 +21,7 @@ class TextClassificationPipeline(Pipeline):
     """
 
     texts = packs = True
+    budget = PACKED
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         answer = super().__call__(inputs, **options)

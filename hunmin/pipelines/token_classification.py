@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hunmin.errors import InputError, say
-from hunmin.pipelines.base import Pipeline, Rows
+from hunmin.pipelines.base import PACKED, Pipeline, Rows
 from hunmin.text import BatchEncoding
 from hunmin.text.options import whole
 
@@ -30,6 +30,7 @@ class TokenClassificationPipeline(Pipeline):
     """
 
     packs = True
+    budget = PACKED
 
     def preprocess(self, inputs: Any, *, stride: int | None = None, is_split_into_words: bool = False, offset_mapping: Any = None) -> Any:
         if not isinstance(inputs, str):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hunmin.errors import ConfigError, InputError, say, short
-from hunmin.pipelines.base import Pipeline, Rows
+from hunmin.pipelines.base import PACKED, Pipeline, Rows
 from hunmin.text import BatchEncoding
 
 TEMPLATE, CAUSAL_TEMPLATE = "This example is {}.", "This text is about {}."  # the second for causal language models, which complete it
@@ -62,7 +62,7 @@ class ZeroShotClassificationPipeline(Pipeline):
 
     @property
     def budget(self) -> int:  # type: ignore[override]
-        return 512 if self.by_likelihood else Pipeline.budget  # the first computes a vocabulary of logits for every token
+        return 512 if self.by_likelihood else PACKED  # the first computes a vocabulary of logits for every token
 
     @property
     def by_likelihood(self) -> bool:
