@@ -247,7 +247,7 @@ def test_a_function_is_a_judge_and_a_judge_is_a_reward() -> None:
     assert FunctionJudge(lambda **_: [None, float("nan")]).score(["q"] * 2, ["a"] * 2) == [None, None]
 
 
-@pytest.mark.parametrize(("values", "why"), [([1.0], "1 scores for 2"), ([1.0, "good"], "'good', not a number")])
+@pytest.mark.parametrize(("values", "why"), [([1.0], "1 numbers for 2"), ([1.0, "good"], "'good', not a number")])
 def test_functions_that_do_not_rate(values: list[Any], why: str) -> None:
     with pytest.raises(InputError, match=why):
         FunctionJudge(lambda **_: values, "f").score(["q", "r"], ["a", "b"])

@@ -279,7 +279,7 @@ def unknown(completions: list[Any], solution: list[str]) -> list[float]:
     return [1.0] * len(completions)
 
 
-@pytest.mark.parametrize(("reward", "match"), [(nan, "nan is nan"), (short, "1 values for 4"), (words, "not a number"), (unknown, "'solution'"), (3, "function")])  # fmt: skip
+@pytest.mark.parametrize(("reward", "match"), [(nan, "nan is nan"), (short, "1 numbers for 4"), (words, "not a number"), (unknown, "'solution'"), (3, "function")])  # fmt: skip
 def test_rewards_that_are_none(reward: Any, match: str) -> None:
     rollout = Rollout([{"prompt": "a"}] * 4, [[1]] * 4, [[5]] * 4, [True] * 4, ["x"] * 4)
     with pytest.raises(InputError, match=match):

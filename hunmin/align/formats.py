@@ -52,6 +52,24 @@ TEMPLATES = {
 }
 
 
+def as_numbers(values: Sequence[Any], count: int, name: str) -> list[float | None]:
+    """What a function of the user's said of ``count`` texts. Raises InputError unless it is a number, or None, for each."""
+    if len(values) != count:
+        raise InputError(
+            say(
+                f"{name} gave {len(values)} numbers for {count} texts.",
+                f"{name}이(가) 텍스트 {count}개에 수 {len(values)}개를 돌려주었습니다.",
+            )
+        )
+    try:
+        return [None if value is None else float(value) for value in values]
+    except (TypeError, ValueError):
+        wrong = next(value for value in values if value is not None and not isinstance(value, int | float))
+        raise InputError(
+            say(f"{name} gave {short(wrong)}, not a number.", f"{name}이(가) 수가 아닌 {short(wrong)}을(를) 돌려주었습니다.")
+        ) from None
+
+
 def alpaca(row: Mapping[str, Any], template: str = "listing-4.1") -> Row:
     """``{"prompt", "completion"}`` of a row with ``instruction``, ``input`` and ``output`` (or ``response``).
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from hunmin.align.api import ChatAPI
 from hunmin.align.files import Journal
-from hunmin.align.formats import as_messages, as_text, is_messages
+from hunmin.align.formats import as_messages, as_numbers, as_text, is_messages
 from hunmin.errors import HunminError, InputError, say, short, warn_once
 
 Winner = Literal["first", "second", "tie"]
@@ -57,20 +57,7 @@ class FunctionJudge(Judge):
     def score(self, prompts: Sequence[Any], answers: Sequence[Any], **columns: Any) -> list[float | None]:
         """Raises InputError unless the function gives a number (or None) for each answer."""
         found: list[Any] = list(self.function(prompts=list(prompts), completions=list(answers), **columns))
-        if len(found) != len(answers):
-            raise InputError(
-                say(
-                    f"{self.name} gave {len(found)} scores for {len(answers)} answers.",
-                    f"{self.name}이(가) 답 {len(answers)}개에 점수 {len(found)}개를 돌려주었습니다.",
-                )
-            )
-        try:
-            values = [None if value is None else float(value) for value in found]
-        except (TypeError, ValueError):
-            wrong = next(value for value in found if value is not None and not isinstance(value, int | float))
-            raise InputError(
-                say(f"{self.name} gave {short(wrong)}, not a number.", f"{self.name}이(가) 수가 아닌 {short(wrong)}을(를) 돌려주었습니다.")
-            ) from None
+        values = as_numbers(found, len(answers), self.name)
         return [None if value is None or value != value else value for value in values]
 
 

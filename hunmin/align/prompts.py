@@ -11,18 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hunmin.align.formats import TEMPLATES
 from hunmin.errors import InputError, say, short, warn_once
 from hunmin.nn.losses import IGNORE
 
 Row = dict[str, Any]
-# Taori et al. 2023, the two prompts of Alpaca.
-ALPACA = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:\n",
-)
 REASONS = {
     "no answer": say("the answer is empty", "답이 비어 있음"),
     "too long": say(
@@ -185,7 +178,7 @@ class Prompts:
         if prompt is None and isinstance(row.get(field), str):
             return self._text(row[field])
         if prompt is None and "instruction" in row:
-            prompt, answer = ALPACA[not row.get("input")].format(**{"input": "", **row}), row.get("output")
+            prompt, answer = TEMPLATES["alpaca"][not row.get("input")].format(**{"input": "", **row}), row.get("output")
         if prompt is None or answer is None:
             raise _not_a_row(row)
         both = self.fit(self.split(prompt, answer, row.get("tools")))

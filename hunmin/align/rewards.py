@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hunmin.align.formats import as_numbers
 from hunmin.align.rollout import Rollout, conversational, parts, prompt_of
 from hunmin.errors import InputError, say, short, warn_once
 from hunmin.model import PreTrainedModel
@@ -94,29 +95,16 @@ def ask(function: Reward, name: str, rollout: Rollout) -> Tensor:
     known |= {"completion_ids": rollout.completions, "prompt_ids": rollout.prompts, **columns}
     values = function(**_fitting(function, known))
     values = values.tolist() if isinstance(values, Tensor) else list(values)
-    if len(values) != len(rollout):
-        raise InputError(
-            say(
-                f"Reward {name} gave {len(values)} values for {len(rollout)} completions.",
-                f"보상 {name}이(가) 완성 {len(rollout)}개에 값 {len(values)}개를 돌려주었습니다.",
-            )
-        )
-    try:
-        numbers = [math.nan if value is None else float(value) for value in values]
-    except (TypeError, ValueError):
-        wrong = next(v for v in values if v is not None and not isinstance(v, int | float))
-        raise InputError(
-            say(f"Reward {name} gave {short(wrong)}, not a number.", f"보상 {name}이(가) 수가 아닌 {short(wrong)}을(를) 돌려주었습니다.")
-        ) from None
-    for value, number, text in zip(values, numbers, rollout.texts, strict=True):
-        if value is not None and not math.isfinite(number):
+    numbers = as_numbers(values, len(rollout), say(f"Reward {name}", f"보상 {name}"))
+    for number, text in zip(numbers, rollout.texts, strict=True):
+        if number is not None and not math.isfinite(number):
             raise InputError(
                 say(
                     f"Reward {name} is {number} for the completion {short(text)}. Return a finite number, or None for no opinion.",
                     f"보상 {name}이(가) 완성 {short(text)}에 대해 {number}입니다. 유한한 수를 돌려주거나, 판단하지 않으려면 None을 쓰세요.",
                 )
             )
-    return torch.tensor(numbers)
+    return torch.tensor([math.nan if number is None else number for number in numbers])
 
 
 def _fitting(function: Reward, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -192,23 +192,6 @@ class SentenceSimilarityPipeline(FeatureExtractionPipeline):
             row["pair"] = pair
         return rows
 
-    def _tokenizing(self, pooling: Pooling, truncation: bool, max_length: int | None, more: dict[str, Any] | None) -> dict[str, Any]:
-        limit = max_length or (self.sentence.get("max_length") if pooling != "none" else None)
-        if limit is None and truncation and self.tokenizer.model_max_length > 10**9:
-            limit = self.model.config.max_position_embeddings
-        return {"truncation": truncation, "max_length": limit, **(more or {})}
-
-    def preprocess_texts(
-        self,
-        texts: list[str],
-        *,
-        pooling: Pooling = "none",
-        truncation: bool = True,
-        max_length: int | None = None,
-        tokenize_kwargs: dict[str, Any] | None = None,
-    ) -> list[BatchEncoding] | None:
-        return self.tokenized(texts, **self._tokenizing(pooling, truncation, max_length, tokenize_kwargs))
-
     def _forward(self, batch: BatchEncoding, *, pooling: Pooling = "auto", normalize: bool | None = True) -> Rows:
         return super()._forward(batch, pooling=pooling, normalize=True)
 
