@@ -149,9 +149,14 @@ def numbers_of(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
 
 
 def tags(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
-    """A label for every word, at its first token; its other tokens have none."""
+    """A label for every word, at its first token; its other tokens have none. Or, where a text has as many labels as characters, a label for
+    every character: tokens take that of their first one, as names end inside words where particles follow them.
+    """
     column = str(work.data.label)
-    words, named = lists(rows, work.data.text, numbers, work), lists(rows, column, numbers, work)
+    named = lists(rows, column, numbers, work)
+    if all(isinstance(text, str) and len(text) == len(theirs) for text, theirs in zip(rows[work.data.text], named, strict=True)):
+        return _character_tags(rows, named, numbers, work)
+    words = lists(rows, work.data.text, numbers, work)
     for mine, theirs, row in zip(words, named, numbers, strict=True):
         if len(mine) != len(theirs) or not mine:
             raise work.bad(column, row, f"{len(theirs)} labels for {len(mine)} words.", f"단어 {len(mine)}개에 라벨 {len(theirs)}개입니다.")
@@ -161,6 +166,17 @@ def tags(rows: Columns, numbers: Sequence[int], work: Work) -> Columns:
         at = encoded.word_ids(i)
         first = [place is not None and (j == 0 or at[j - 1] != place) for j, place in enumerate(at)]
         labels.append([class_of(named[i][w], column, row, work) if new else IGNORE for w, new in zip(at, first, strict=True)])
+    return _kept(encoded) | {"labels": labels}
+
+
+def _character_tags(rows: Columns, named: list[list[Any]], numbers: Sequence[int], work: Work) -> Columns:
+    """Texts with a label for every character."""
+    column = str(work.data.label)
+    encoded = work.tokenizer(rows[work.data.text], truncation=True, max_length=work.length, return_offsets_mapping=True)
+    labels = [
+        [class_of(tags[start], column, row, work) if end > start else IGNORE for start, end in offsets]
+        for tags, offsets, row in zip(named, encoded["offset_mapping"], numbers, strict=True)
+    ]
     return _kept(encoded) | {"labels": labels}
 
 
