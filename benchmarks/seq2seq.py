@@ -15,7 +15,7 @@ from typing import Any
 
 from common import calm, gather, machine, options, passages, per_second, seconds, table, turns
 
-from tests.opus import opus_mt_en_fr
+from hunmin.hub.opus import opus_mt_en_fr
 
 BEAMS, BATCH, MOST = 4, 32, 128  # tokens of a translation
 Translate = Callable[[list[str]], list[str]]

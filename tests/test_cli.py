@@ -28,6 +28,7 @@ from hunmin.cli.readable import readable
 from hunmin.cli.table import width
 from hunmin.errors import HunminError, InputError, SourceError
 from hunmin.pipelines import TASKS, TAUGHT, canonical
+from hunmin.starters import DEFAULTS, starters
 from tests.pipeline_cases import MASKED, TEXT
 from tests.test_pipelines import same as near
 
@@ -224,17 +225,20 @@ def test_a_task_says_what_it_takes(cli: Callable[..., Done], models: Path) -> No
 
 
 def test_tasks(cli: Callable[..., Done]) -> None:
+    """Every task with the model that it was taught with and its starters, and every starter with how good it is."""
     done = cli("tasks")
     assert (done.code, done.err) == (0, "")
-    head, *rows, chat_models = done.out.splitlines()
-    assert head.split() == ["TASK", "ALSO", "MODEL", "ELSE"]
+    tasks, held, chat_models = done.out.split("\n\n")
+    head, *rows = tasks.splitlines()
+    assert head.split("  ")[0] == "TASK" and head.split()[-2:] == ["ENGLISH", "KOREAN"]
     table = {task: tuple(rest) for task, *rest in map(str.split, rows)}
-    assert list(table) == sorted(TASKS)
+    assert list(table) == sorted({*TASKS, *DEFAULTS})
     assert table["token-classification"][0] == "ner"
-    assert table["text-generation"] == ("-", TASKS["text-generation"][3], "-")
-    assert table["summarization"] == ("-", TAUGHT["summarization"][0], TASKS["summarization"][3])
+    assert table["text-classification"][1:] == (TAUGHT["text-classification"][0], "starter-en/sentiment", "starter-ko/sentiment")
     assert table["translation"][0] == "translation_XX_to_YY"
     assert "summarization" in chat_models
+    assert {line.split()[0] for line in held.splitlines()[1:]} == {starter.source for starter in starters().values()}
+    assert starters()["en/chat"].score in held
 
 
 def test_tasks_in_korean_stand_in_columns() -> None:
@@ -242,7 +246,7 @@ def test_tasks_in_korean_stand_in_columns() -> None:
     shown = _shell("tasks", env={**os.environ, "HUNMIN_LANG": "ko", "PYTHONUTF8": "1"}, encoding="utf-8")
     head, first, *_ = shown.stdout.splitlines()
     assert head.startswith("작업 ")
-    assert width(head[: head.index("기본")]) == first.index(TAUGHT["feature-extraction"][0])
+    assert width(head[: head.index("강의의")]) == first.index(TAUGHT["feature-extraction"][0])
 
 
 # errors

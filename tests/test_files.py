@@ -27,21 +27,6 @@ CONFIG = b'{"model_type": "bert"}'
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        server.repos["org/tiny"] = Repo([{"config.json": CONFIG, "model.safetensors": b"w" * 5000, "sub/config.json": b"{}"}])
-        yield server
-
-
-@pytest.fixture
 def silent() -> Iterator[str]:
     """The address of a server that accepts and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -167,7 +167,7 @@ def run(folders: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
     resolve = files.resolve
     ids = {name: folders / local for name, local in IDS.items()}
     ids |= {wanted: folders / DEFAULTS[task] for task, (wanted, _) in pipelines.TAUGHT.items() if task in DEFAULTS}
-    ids |= {pipelines.SMOLLM2: folders / "words"}
+    ids |= {"starter-en/nli": folders / "roberta-nli", "starter-en/chat": folders / "words"}
 
     def local(source: Any, **options: Any) -> Any:
         if isinstance(source, files.Source):

@@ -333,11 +333,11 @@ def test_old_names(models: Path, topics: Any, caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(("task", "name"), [(task, name) for task, name, *_ in WORK], ids=IDS)
 def test_unknown_options_are_named_with_those_that_exist(task: str, name: str, models: Path) -> None:
     work = pipe(models, task, name)
-    known = {option for named, _ in work._stages for option in named}
+    known = {option for named, _ in work._stages() for option in named}
     given = {"question-answering": {"question": QUESTION, "context": CONTEXT}, "fill-mask": "The [MASK]."}.get(task, TEXT)
     with pytest.raises(InputError, match="has no option 'colour'") as error:
         work([given], colour="red")
-    generates = any(anything for _, anything in work._stages)
+    generates = any(anything for _, anything in work._stages())
     assert ("temperature" if generates else sorted(known)[0]) in str(error.value)
 
 

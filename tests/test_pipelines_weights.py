@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hunmin import pipeline
-from tests.opus import opus_mt_en_fr
+from hunmin.hub.opus import opus_mt_en_fr
 from tests.real_golden import MINILM, REAL, SMOLLM2
 
 pytestmark = pytest.mark.weights

@@ -49,7 +49,7 @@ def test_goldens(golden: Path, tmp_path: Path) -> None:
 @pytest.mark.weights
 def test_the_real_marian_vocabulary() -> None:
     """Helsinki-NLP/opus-mt-en-fr: ids of both languages and decoding, as MarianTokenizer of transformers 5.23 gave them."""
-    from tests.opus import opus_mt_en_fr
+    from hunmin.hub.opus import opus_mt_en_fr
 
     tokenizer = AutoTokenizer.from_pretrained(opus_mt_en_fr())
     for text, source, target, decoded in json.loads((GOLDEN / "real-opus-mt-en-fr.json").read_text(encoding="utf-8")):

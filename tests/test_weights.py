@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from hunmin import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, TextIteratorStreamer, pipeline, set_seed
+from hunmin.hub.opus import opus_mt_en_fr
 from tests.cases import difference
-from tests.opus import opus_mt_en_fr
 from tests.real_golden import MINILM, NEW, PROMPTS, REAL, SHOWN, SMOLLM2, digest, embed, sentences
 
 pytestmark = pytest.mark.weights

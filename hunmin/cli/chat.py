@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hunmin.errors import FormatError, HunminError, SourceError, say
-from hunmin.pipelines import SMOLLM2
+from hunmin.starters import SMOLLM2
 
 if TYPE_CHECKING:
     from hunmin import PreTrainedModel, Tokenizer

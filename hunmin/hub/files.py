@@ -20,7 +20,7 @@ from hunmin.errors import FormatError, SourceError, say, warn_once
 T = TypeVar("T")
 _HUB_ID = re.compile(r"(?:\b[\w.-]+\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 _PATH = re.compile(r"[./~]|[A-Za-z]:|.*\\|.*/$|.*\.gguf$", re.DOTALL | re.IGNORECASE)  # what only a path can look like
-_RETRY_AFTER = 60.0  # seconds for which a hub that did not answer is not asked again about a model that the cache has
+RETRY_AFTER = 60.0  # seconds for which a hub that did not answer is not asked again about a model that the cache has
 _silent: dict[str, float] = {}  # endpoint -> when it last did not answer
 
 
@@ -123,8 +123,7 @@ def resolve(
     """Find a model by what the user wrote.
 
     Args:
-        source: A folder, a ``.gguf`` file, a Hub id (``org/name``), or ``pypi:NAME`` with ``==VERSION`` at will. A folder goes before a Hub id.
-            A Source is returned as it is.
+        source: A folder, a ``.gguf`` file, a Hub id (``org/name``), ``pypi:NAME==VERSION``, a starter ("starter-en/spam") or a Source.
         revision: Branch, tag or commit of a Hub id.
         subfolder: Where in the source the model lies.
         token: Of the Hub; by default the one of ``hf auth login`` or ``HF_TOKEN``.
@@ -140,6 +139,8 @@ def resolve(
     if isinstance(source, Source):
         return source
     name = os.fspath(source)
+    if name.startswith("starter-"):
+        return _starter(name)
     subfolder = inside(subfolder).as_posix() if subfolder else ""
     if name.startswith("pypi:"):
         from hunmin.hub import pypi
@@ -168,6 +169,12 @@ def resolve(
     if gguf := pick_gguf(name, found.only or (), gguf_file):
         return replace(found, gguf=found.require(gguf))
     return found
+
+
+def _starter(name: str) -> Source:
+    from hunmin.hub.starter import locate
+
+    return locate(name)
 
 
 def _local(name: str, path: Path, subfolder: str, gguf_file: str | None) -> Source:
@@ -224,8 +231,9 @@ def patience() -> float:
         return 3.5
 
 
-def answer(call: Callable[[], T]) -> T:
-    """The result of a short network call, or TimeoutError after :func:`patience`: resolving a name, for one, knows no time limit."""
+def answer(call: Callable[[], T], seconds: float | None = None) -> T:
+    """The result of a short network call, or TimeoutError after ``seconds``, else :func:`patience`: resolving a name knows no time limit."""
+    limit = seconds if seconds is not None else patience()
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -237,11 +245,11 @@ def answer(call: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(patience())
+    thread.join(limit)
     if errors:
         raise errors[0]
     if not results:
-        wait = f"{patience():g}"
+        wait = f"{limit:g}"
         raise TimeoutError(
             say(f"no answer within {wait} s (HUNMIN_TIMEOUT=30 waits longer)", f"{wait}초 안에 응답 없음(HUNMIN_TIMEOUT=30으로 연장)")
         )
@@ -278,7 +286,7 @@ def _hub(
                 f"{repo}({revision})이(가) 캐시 {cache}에 없고 {switch} 때문에 내려받지 않습니다. 설정을 끄거나 폴더를 지정하세요.",
             )
         )
-    if have and not force and time.monotonic() - _silent.get(constants.ENDPOINT, -_RETRY_AFTER) < _RETRY_AFTER:
+    if have and not force and time.monotonic() - _silent.get(constants.ENDPOINT, -RETRY_AFTER) < RETRY_AFTER:
         return from_cache(say(f"{constants.ENDPOINT} did not answer.", f"{constants.ENDPOINT}의 응답이 없습니다."))
     try:
         info = answer(lambda: HfApi().model_info(repo, revision=revision, token=token, timeout=patience()))

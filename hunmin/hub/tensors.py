@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PICKLE, PICKLES = "pytorch_model.bin", "pytorch_model.bin.index.json"
+WEIGHTS = (SINGLE, INDEX, PICKLE, PICKLES)
 
 
 class TensorFile(Protocol):
@@ -122,7 +124,7 @@ def open_tensors(source: Source) -> TensorFile:
         from hunmin.hub.gguf import GGUF
 
         return GGUF(source.gguf)
-    for single, index, kind in ((SINGLE, INDEX, Safetensors), ("pytorch_model.bin", "pytorch_model.bin.index.json", TorchFile)):
+    for single, index, kind in ((SINGLE, INDEX, Safetensors), (PICKLE, PICKLES, TorchFile)):
         if path := source.file(single):
             return kind([path])
         if path := source.file(index):

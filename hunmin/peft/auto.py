@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 import torch
 
 from hunmin.adapters import freeze
-from hunmin.auto import SOURCE_OPTIONS, load
+from hunmin.auto import SOURCE_OPTIONS, load, load_whole, read_config, round_weights
 from hunmin.errors import ConfigError, say, warn_once
+from hunmin.hub.files import Source, resolve
 from hunmin.model import PreTrainedModel
-from hunmin.peft.config import PeftConfig, TaskType
+from hunmin.peft.config import PeftConfig, TaskType, read
 from hunmin.peft.model import PeftModel
-from hunmin.quantize import QuantizedLinear
+from hunmin.quantization import OPTIONS, request
+from hunmin.quantize import QuantizedLinear, dequantize_linears
 
 TASKS = {
     TaskType.SEQ_CLS: "SequenceClassification",
@@ -74,6 +76,45 @@ class AutoPeftModelForTokenClassification(AutoPeftModel):
 
 class AutoPeftModelForQuestionAnswering(AutoPeftModel):
     task = "QuestionAnswering"
+
+
+def base_of(place: Source) -> Source:
+    """The model that the adapter at ``place`` names; a name such as "../body" is a folder beside it. Raises ConfigError when it names none."""
+    config = read(place)
+    name = config.base_model_name_or_path
+    if not name:
+        raise ConfigError(
+            say(
+                f"{place.name} is an adapter that names no base model. Load that model, then PeftModel.from_pretrained(model, folder).",
+                f"{place.name}은(는) 원본 모델이 적혀 있지 않은 어댑터입니다. 모델을 먼저 불러오고 PeftModel.from_pretrained(model, folder)를 쓰세요.",
+            )
+        )
+    beside = place.root / name
+    return resolve(beside if name.startswith(".") and beside.is_dir() else name, revision=config.revision)
+
+
+def load_merged(place: Source, task: str | None, options: dict[str, Any]) -> PreTrainedModel:
+    """The model that the adapter at ``place`` names, with the adapter in its weights. ``options`` are those of ``from_pretrained``.
+
+    A base that is stored quantized is unpacked, as the sum would be rounded again; what ``quantization`` asks for is done to the sum.
+    Raises ConfigError where the adapter names no base model, InputError for virtual tokens, which no weights can hold.
+    """
+    kind, base = read(place), base_of(place)
+    config = options.pop("config", None) or read_config(place)
+    if task is None and kind.task_type is not None:
+        task = TASKS[TaskType(kind.task_type)]
+    if base.gguf is None and options.get("dtype") in (None, "auto"):
+        options["dtype"] = "float32"  # what the adapter adds would be lost in the rounding of a stored half precision
+    wish = {k: options.pop(k) for k in OPTIONS if k in options}
+    told = bool(options.pop("output_loading_info", False))
+    model = load_whole(base, config, task, options, headless=bool(kind.modules_to_save))
+    if dequantize_linears(model):
+        model.tie_weights()
+    merged = PeftModel.from_pretrained(model, place).merge_and_unload().eval()
+    merged.requires_grad_(True)
+    merged.name_or_path, merged.source = place.name, place
+    round_weights(merged, request(wish, merged.config.model_type, merged.task, merged.device, False))
+    return (merged, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}) if told else merged  # type: ignore[return-value]
 
 
 def prepare_model_for_kbit_training(model: PreTrainedModel, use_gradient_checkpointing: bool = False) -> PreTrainedModel:

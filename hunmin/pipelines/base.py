@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cache, partial
 from itertools import islice
 from typing import Any, Literal, cast
 
@@ -63,7 +63,7 @@ class Pipeline:
     ) -> None:
         self.model, self.task, self.batch_size, self.on_error = model.eval(), task or "", batch_size, on_error
         self.tokenizer: Any = tokenizer
-        self.defaults = self.checked(options)
+        self.defaults = self.check(options, self.task)
         rows = model.get_input_embeddings().num_embeddings
         if tokenizer is not None and tokenizer.vocab_size > rows:
             raise FormatError(
@@ -78,6 +78,11 @@ class Pipeline:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the model's config says about this task."""
+        return (self.model.config.task_specific_params or {}).get(self.task) or {}
 
     # -------------------------------------------------------------- the three stages
 
@@ -104,28 +109,30 @@ class Pipeline:
 
     # -------------------------------------------------------------- options
 
-    @cached_property
-    def _stages(self) -> list[tuple[set[str], bool]]:
-        return [options_of(stage) for stage in (self.preprocess, self._forward, self.postprocess)]
+    @classmethod
+    @cache
+    def _stages(cls) -> list[tuple[set[str], bool]]:
+        return [options_of(stage) for stage in (cls.preprocess, cls._forward, cls.postprocess)]
 
-    def checked(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options under current names. Raises InputError for one that no stage has."""
-        options, stages = current(options), self._stages
+    @classmethod
+    def check(cls, options: dict[str, Any], task: str) -> dict[str, Any]:
+        """Options of a call under current names. Raises InputError for one that no stage has."""
+        options, stages = current(options), cls._stages()
         known = set[str]().union(*(named for named, _ in stages))
         unknown = sorted(set(options) - known)
         if unknown and not any(anything for _, anything in stages):
             listed = ", ".join(sorted(known)) or "-"
             raise InputError(
                 say(
-                    f"{self.task} has no option {unknown[0]!r}. Options: {listed}.",
-                    f"{self.task}에는 {unknown[0]!r} 옵션이 없습니다. 옵션: {listed}.",
+                    f"{task} has no option {unknown[0]!r}. Options: {listed}.",
+                    f"{task}에는 {unknown[0]!r} 옵션이 없습니다. 옵션: {listed}.",
                 )
             )
         return options
 
     def split(self, options: dict[str, Any]) -> list[dict[str, Any]]:
         """The options of each stage; those that no signature names go to the stage that takes any."""
-        stages = self._stages
+        stages = self._stages()
         known = set[str]().union(*(named for named, _ in stages))
         return [{k: v for k, v in options.items() if k in named or (anything and k not in known)} for named, anything in stages]
 
@@ -151,8 +158,8 @@ class Pipeline:
         ``on_error="skip"`` puts ``{"error": …, "index": …}`` where an input can have no answer, and goes on.
         Raises InputError for input of another kind.
         """
-        stages = self.split({**self.defaults, **self.checked(options)})
-        if seed is not None and self._stages[1][1]:  # only what generates draws random numbers
+        stages = self.split({**self.defaults, **self.check(options, self.task)})
+        if seed is not None and self._stages()[1][1]:  # only what generates draws random numbers
             stages[1]["seed"] = seed
         size, mode = batch_size if batch_size is not None else self.batch_size, on_error or self.on_error
         if size not in (None, "auto") and (type(size) is not int or size < 1):

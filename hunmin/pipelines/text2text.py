@@ -47,11 +47,6 @@ class Text2TextGenerationPipeline(Pipeline):
         return answers
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What the model's config says about this task."""
-        return (self.model.config.task_specific_params or {}).get(self.task) or {}
-
-    @property
     def longest(self) -> int | None:
         """Tokens that the encoder can read, or None for no limit."""
         backbone = self.model.encoder or self.model.decoder
@@ -216,7 +211,7 @@ class TranslationPipeline(Text2TextGenerationPipeline):
     def encode(self, prefix: str, text: str, pair: Languages = (None, None), limit: int | None = None) -> BatchEncoding:
         source, target = pair
         if target is not None and f">>{target}<<" in self.vocabulary:  # Marian models with several targets
-            prefix = f">>{target}<< {prefix}"
+            prefix = f">>{target}<< " + re.sub(r"^>>\S+<<\s*", "", prefix)  # the config may have one for another task
         if not self.multilingual or source is None:
             return super().encode(prefix, text, pair, limit)
         code = self.code(source)

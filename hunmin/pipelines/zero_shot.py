@@ -54,7 +54,8 @@ def halves(template: Any) -> tuple[str, str]:
 class ZeroShotClassificationPipeline(Pipeline):
     """``{"sequence", "labels", "scores"}``, best label first.
 
-    An entailment model reads each pair of text and hypothesis once. A causal language model reads the text and the hypothesis up to the
+    An entailment model reads each pair of text and hypothesis once; a template of its own may stand in its config
+    (``task_specific_params``). A causal language model reads the text and the hypothesis up to the
     label; the scores are the mean likelihoods of the labels' tokens there.
     """
 
@@ -95,7 +96,8 @@ class ZeroShotClassificationPipeline(Pipeline):
             raise InputError(
                 say(f"The sequence needs text, not {short(inputs)}.", f"분류할 텍스트가 비어 있거나 텍스트가 아닙니다: {short(inputs)}.")
             )
-        template = hypothesis_template if hypothesis_template is not None else CAUSAL_TEMPLATE if self.by_likelihood else TEMPLATE
+        own = self.settings.get("hypothesis_template", CAUSAL_TEMPLATE if self.by_likelihood else TEMPLATE)
+        template = hypothesis_template if hypothesis_template is not None else own
         before, after = halves(template)
         rows = list[BatchEncoding]()
         for label in labels:

