@@ -84,7 +84,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         server.repos["org/tiny"] = Repo(
             [{"config.json": b'{"model_type": "bert"}', "model.safetensors": b"w" * 5000, "sub/config.json": b"{}"}]

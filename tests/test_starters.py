@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from hunmin import AutoModelForSequenceClassification, AutoTokenizer, LoraConfig, get_peft_model, pipeline, starters
 from hunmin.errors import ConfigError, InputError, SourceError, warn_once
 from hunmin.hub import reach
-from hunmin.peft import PeftModel
+from hunmin.peft import AutoPeftModel, PeftModel
 from hunmin.pipelines import TASKS
 from hunmin.pipelines.by_language import ByLanguage, language_in
 from tests.hubserver import HubServer, Repo
@@ -72,6 +72,7 @@ def test_an_adapter_is_loaded_with_the_model_that_it_names(shelf: Path) -> None:
     apart = PeftModel.from_pretrained(base, folder)
     rows = tokenizer([ENGLISH, "rain"], padding=True, return_tensors="pt")
     torch.testing.assert_close(model(**rows).logits, apart(**rows).logits, rtol=1e-4, atol=1e-5)
+    assert AutoPeftModel.from_pretrained(folder, num_labels=3, ignore_mismatched_sizes=True)(**rows).logits.shape == (2, 3)
     assert model.config.id2label == {0: "좋음", 1: "나쁨", 2: "보통"} and not model.training
     assert type(model).__name__ == "PreTrainedModel" and all(p.requires_grad for p in model.parameters())
 

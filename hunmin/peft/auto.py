@@ -11,7 +11,7 @@ from hunmin.auto import SOURCE_OPTIONS, load, load_whole, read_config, round_wei
 from hunmin.errors import ConfigError, say, warn_once
 from hunmin.hub.files import Source, resolve
 from hunmin.model import PreTrainedModel
-from hunmin.peft.config import PeftConfig, TaskType, read
+from hunmin.peft.config import PeftConfig, TaskType, find, read
 from hunmin.peft.model import PeftModel
 from hunmin.quantization import OPTIONS, request
 from hunmin.quantize import QuantizedLinear, dequantize_linears
@@ -54,7 +54,7 @@ class AutoPeftModel:
                 )
             )
         both = {k: place[k] for k in ("token", "cache_dir", "local_files_only") if k in place}
-        base = load(config.base_model_name_or_path, task, revision=config.revision, **both, **options)
+        base = load(base_of(find(pretrained_model_name_or_path, place), **both), task, **options)
         return PeftModel.from_pretrained(base, pretrained_model_name_or_path, adapter_name, is_trainable=is_trainable, **place)
 
 
@@ -78,8 +78,11 @@ class AutoPeftModelForQuestionAnswering(AutoPeftModel):
     task = "QuestionAnswering"
 
 
-def base_of(place: Source) -> Source:
-    """The model that the adapter at ``place`` names; a name such as "../body" is a folder beside it. Raises ConfigError when it names none."""
+def base_of(place: Source, **options: Any) -> Source:
+    """The model that the adapter at ``place`` names; a name such as "../body" is a folder beside it. ``options`` say how it is fetched.
+
+    Raises ConfigError when it names none.
+    """
     config = read(place)
     name = config.base_model_name_or_path
     if not name:
@@ -90,7 +93,7 @@ def base_of(place: Source) -> Source:
             )
         )
     beside = place.root / name
-    return resolve(beside if name.startswith(".") and beside.is_dir() else name, revision=config.revision)
+    return resolve(beside if name.startswith(".") and beside.is_dir() else name, revision=config.revision, **options)
 
 
 def load_merged(place: Source, task: str | None, options: dict[str, Any]) -> PreTrainedModel:

@@ -212,7 +212,7 @@ STARTERS = [
         notes=("Texts of test and training have at most 1,400 letters.",),
         base=SMOLLM2,
         line=("ROUGE-1 {value} on abstracts of papers", "논문 초록 요약에서 ROUGE-1 {value}"),
-        example=LOAD + 'pipeline("summarization", "hunmin/starters/en/summarization")("…")',
+        example=LOAD + 'pipeline("summarization", "starter-en/summarization")("…")',
         build=partial(tune, "en-summarization.yaml"),
     ),
     Starter(
@@ -229,7 +229,7 @@ STARTERS = [
         ),
         base=SMOLLM2,
         line=("F1 {value} on questions about held-out Wikipedia articles", "처음 보는 위키백과 문서의 질문에서 F1 {value}"),
-        example=LOAD + 'pipeline("question-answering", "hunmin/starters/en/answers")(\n'
+        example=LOAD + 'pipeline("question-answering", "starter-en/answers")(\n'
         '    question="Where do I work?", context="My name is Sylvain and I work at Hugging Face in Brooklyn."\n)',
         build=partial(tune, "en-answers.yaml"),
     ),
@@ -264,7 +264,7 @@ STARTERS = [
         'system = (\n    "You call functions. Answer with one JSON object only: "\n'
         '    \'{"name": the function, "arguments": {its arguments}}.\\n\\nFunctions:\\n\' + "\\n".join(map(json.dumps, functions))\n)\n'
         'ask = [{"role": "system", "content": system}, {"role": "user", "content": "Will it rain in Seoul?"}]\n'
-        'pipeline("text-generation", "hunmin/starters/en/tools")(ask, do_sample=False)',
+        'pipeline("text-generation", "starter-en/tools")(ask, do_sample=False)',
         line=("the right function in {value} of held-out requests", "처음 보는 요청의 {value}에서 알맞은 함수를 고름"),
         build=partial(tune, "en-tools.yaml"),
     ),
