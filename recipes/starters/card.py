@@ -111,7 +111,8 @@ def write(starter: Starter, made: Made, measured: Measured, folder: Path) -> str
     parts += [f"| {d.name} | {d.licence} | {d.use} |" for d in starter.data]
     parts += ["", "## Measured", "", *table(measured.scores), ""]
     parts += [f"Intervals: Wilson for shares, {measured.resamples:,} bootstrap samples for the rest.", ""]
-    parts += [f"Published score of a large model: {starter.published}.", ""]
+    doubt = " (quoted from memory, not checked against the source)" if starter.published != "not known" else ""
+    parts += [f"Published score of a large model: {starter.published}{doubt}.", ""]
     parts += [*(f"- {note}" for note in starter.notes), ""] if starter.notes else []
     if measured.shown:
         parts += ["What it says:", "", "| Input | Answer |", "|---|---|", *(f"| {_cell(a)} | {_cell(b)} |" for a, b in measured.shown), ""]
