@@ -121,6 +121,19 @@ def test_no_batch_of_one_document_is_left_for_next_sentences(folder: Path) -> No
     assert 0 <= found["next-sentence"]["validation"]["accuracy"] <= 1
 
 
+def test_a_fresh_head_of_several_labels_begins_at_their_shares(folder: Path) -> None:
+    settings = {"objective": "multi-label", "training": {"max_steps": 1, "learning_rate": 0.0}}
+    for name, rare, often in (("rare", "rare", "often"), ("turned", "often", "rare")):
+        rows = [{"text": review, "label": [often if i % 20 else rare]} for i, review in enumerate(REVIEWS)]
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    run(recipe(**settings, data={"train": "rare.jsonl", "validation": None}))
+    bias = load_file("out/model.safetensors")["classifier.bias"]
+    names = AutoConfig.from_pretrained("out").label2id
+    assert dict(zip(names, bias.sigmoid().tolist(), strict=True)) == pytest.approx({"often": 39 / 42, "rare": 3 / 42})
+    run(recipe({"from": "out"}, **settings, tokenizer={"from": "out"}, output="on", data={"train": "turned.jsonl", "validation": None}))
+    assert torch.equal(load_file("on/model.safetensors")["classifier.bias"], bias)  # a head that has learned goes on where it is
+
+
 def test_labels_have_their_names_in_the_model(folder: Path) -> None:
     run(recipe(objective="sentiment-analysis"))
     assert AutoConfig.from_pretrained("out").id2label == {0: "neg", 1: "pos"}
