@@ -79,7 +79,9 @@ def test_a_quantized_base_is_close_and_trains(case: Case, task: str, tmp_path: P
     assert not any(n.startswith("head") for n in names) and sum(p.numel() for p in model.parameters()) < size
     with torch.inference_mode():  # what it leaves in memory must not hinder training
         assert difference(answer(model, case, task), before) < 0.05
-    peft = get_peft_model(prepare_model_for_kbit_training(model), LoraConfig(target_modules="all-linear", r=2))
+    prepare_model_for_kbit_training(model, use_gradient_checkpointing=True)
+    assert all(side.stack.recompute for side in (model.encoder, model.decoder) if side is not None)
+    peft = get_peft_model(model, LoraConfig(target_modules="all-linear", r=2))
     labels = {"SequenceClassification": torch.tensor([1, 0]), "Seq2SeqLM": ROWS}.get(task, ROWS)
     peft.train()(ROWS, MASK, labels=labels).loss.backward()
     assert {n.rpartition(".")[2] for n, p in peft.named_parameters() if p.grad is not None} >= {"lora_A", "lora_B"}

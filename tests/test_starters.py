@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from hunmin import AutoModelForSequenceClassification, AutoTokenizer, LoraConfig, get_peft_model, pipeline, starters
 from hunmin.errors import ConfigError, InputError, SourceError, warn_once
-from hunmin.hub import reach
+from hunmin.hub import files, reach
 from hunmin.peft import AutoPeftModel, PeftModel
 from hunmin.pipelines import TASKS
 from hunmin.pipelines.by_language import ByLanguage, language_in
@@ -82,6 +82,23 @@ def test_an_adapter_without_a_configuration_takes_that_of_its_base(shelf: Path, 
     (tmp_path / "en" / "sentiment" / "config.json").unlink()
     names = [row["label"] for row in pipeline("text-classification", str(tmp_path / "en" / "sentiment"))(ENGLISH, top_k=None)]
     assert sorted(names) == ["LABEL_0", "LABEL_1"]
+
+
+def test_an_adapters_base_is_fetched_as_the_adapter_is(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token and cache hold for both, the revision for the adapter alone."""
+    shutil.copytree(shelf / "en" / "sentiment", tmp_path / "alone")
+    settings = json.loads((tmp_path / "alone" / "adapter_config.json").read_text())
+    (tmp_path / "alone" / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "somebody/private"}))
+    asked: list[Any] = []
+
+    def resolve(name: Any, **options: Any) -> Any:
+        asked.append((str(name), options))
+        return files.resolve(shelf / "en" / "body")
+
+    monkeypatch.setattr("hunmin.peft.auto.resolve", resolve)
+    own = {"token": "hf_secret", "cache_dir": str(tmp_path), "local_files_only": True}
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "alone", revision="v2", **own)
+    assert asked == [("somebody/private", {"revision": None, **own})]
 
 
 def test_the_sum_can_be_rounded(shelf: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 
 from hunmin.adapters import freeze
-from hunmin.auto import SOURCE_OPTIONS, load, load_whole, read_config, round_weights
-from hunmin.errors import ConfigError, say, warn_once
+from hunmin.auto import FETCH_OPTIONS, SOURCE_OPTIONS, load, load_whole, read_config, round_weights
+from hunmin.errors import ConfigError, say
 from hunmin.hub.files import Source, resolve
 from hunmin.model import PreTrainedModel
 from hunmin.peft.config import PeftConfig, TaskType, find, read
@@ -53,7 +53,7 @@ class AutoPeftModel:
                     "모델을 먼저 불러오고 PeftModel.from_pretrained(model, folder)를 쓰세요.",
                 )
             )
-        both = {k: place[k] for k in ("token", "cache_dir", "local_files_only") if k in place}
+        both = {k: place[k] for k in FETCH_OPTIONS if k in place}
         base = load(base_of(find(pretrained_model_name_or_path, place), **both), task, **options)
         return PeftModel.from_pretrained(base, pretrained_model_name_or_path, adapter_name, is_trainable=is_trainable, **place)
 
@@ -96,13 +96,14 @@ def base_of(place: Source, **options: Any) -> Source:
     return resolve(beside if name.startswith(".") and beside.is_dir() else name, revision=config.revision, **options)
 
 
-def load_merged(place: Source, task: str | None, options: dict[str, Any]) -> PreTrainedModel:
-    """The model that the adapter at ``place`` names, with the adapter in its weights. ``options`` are those of ``from_pretrained``.
+def load_merged(place: Source, task: str | None, options: dict[str, Any], fetch: dict[str, Any]) -> PreTrainedModel:
+    """The model that the adapter at ``place`` names, with the adapter in its weights. ``options`` are those of ``from_pretrained``; ``fetch``
+    says how the base is fetched, as :func:`base_of` takes it.
 
     A base that is stored quantized is unpacked, as the sum would be rounded again; what ``quantization`` asks for is done to the sum.
     Raises ConfigError where the adapter names no base model, InputError for virtual tokens, which no weights can hold.
     """
-    kind, base = read(place), base_of(place)
+    kind, base = read(place), base_of(place, **fetch)
     config = options.pop("config", None) or read_config(place)
     if task is None and kind.task_type is not None:
         task = TASKS[TaskType(kind.task_type)]
@@ -120,18 +121,15 @@ def load_merged(place: Source, task: str | None, options: dict[str, Any]) -> Pre
     return (merged, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}) if told else merged  # type: ignore[return-value]
 
 
-def prepare_model_for_kbit_training(model: PreTrainedModel, use_gradient_checkpointing: bool = False) -> PreTrainedModel:
+def prepare_model_for_kbit_training(
+    model: PreTrainedModel, use_gradient_checkpointing: bool = False, gradient_checkpointing_kwargs: Any = None
+) -> PreTrainedModel:
     """Freeze a quantized model and keep what is not quantized (norms, embeddings, head) in fp32, for stable training on top of it.
 
-    Gradient checkpointing saves memory and changes no result; it is not there yet, and asking for it warns.
+    ``use_gradient_checkpointing`` saves memory and takes more time; PEFT does it by default, here it is asked for. Results are the same.
     """
     if use_gradient_checkpointing:
-        warn_once(
-            say(
-                "Gradient checkpointing is not there yet: training takes more memory.",
-                "그래디언트 체크포인팅은 아직 없어 메모리를 더 씁니다.",
-            )
-        )
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
     freeze(model)
     for p in model.parameters():
         if p.dtype in (torch.float16, torch.bfloat16):

@@ -97,10 +97,10 @@ inline void prepare(const Rows& rows, int kind, int first, int last) {
   }
 }
 
-// T tiles with N rows of x: `out` (T, N). EVEN: codes count from 128, and there are no minima.
 constexpr int AHEAD = 1536;  // bytes of codes that are fetched before their turn where few rows leave the memory to set the pace
-enum Form { EVEN, GROUPS, HALVES };  // HALVES: groups of 16 columns
+enum Form { EVEN, GROUPS, HALVES };  // EVEN: codes count from 128, and there are no minima; HALVES: groups of 16 columns
 
+// T tiles with N rows of x: `out` (T, N).
 template <int kind, Form form, int T, int N>
 inline void tile(const Matrix& w, int t, const Rows& rows, int from, f32x16* out) {
   constexpr int top = kind == U4 ? 15 : 255, sub = form == HALVES ? 16 : 32, bytes = kind == U4 ? 256 : 512;
