@@ -116,6 +116,10 @@ def test_the_order_of_rows_follows_from_the_seed(tmp_path: Path) -> None:
     assert losses(run("classes", tmp_path, data, data_seed=1)) != losses(run("classes", tmp_path, data))
     grouped = run("classes", tmp_path, data, group_by_length=True)
     assert sorted(losses(grouped)) != sorted(losses(run("classes", tmp_path, data))) and grouped.state.global_step == 12
+    assert losses(run("classes", tmp_path, data, train_sampling_strategy="group_by_length")) == losses(grouped)
+    ordered = run("classes", tmp_path, data, train_sampling_strategy="sequential")
+    assert losses(ordered) == losses(run("classes", tmp_path, data, train_sampling_strategy="sequential", data_seed=1))
+    assert losses(ordered) != losses(run("classes", tmp_path, data))
 
 
 # -------------------------------------------------------------- how long

@@ -16,7 +16,7 @@ IGNORED = frozenset(
     dataset_num_proc dataset_batch_size dataset_kwargs trust_remote_code pad_to_multiple_of activation_offloading use_liger_kernel
     use_liger_loss generate_during_eval is_encoder_decoder padding_value label_pad_token_id use_logits_to_keep use_num_logits_to_keep
     tools torch_empty_cache_steps router_aux_loss_coef model_adapter_name ref_adapter_name force_use_ref_model num_of_sequences
-    chars_per_token eval_packing_strategy precompute_ref_batch_size train_sampling_strategy shuffle_dataset base_model_attribute_name
+    chars_per_token eval_packing_strategy precompute_ref_batch_size shuffle_dataset base_model_attribute_name
     rpo_normalize use_dft_loss_fn
     """.split()
 )

@@ -46,6 +46,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
         "reduce_lr_on_plateau", "cosine_with_min_lr", "warmup_stable_decay", "slanted_triangular",
     ),
+    "train_sampling_strategy": ("random", "sequential", "group_by_length"),
     "hub_strategy": ("end", "every_save", "checkpoint", "all_checkpoints"),
     "sharding": ("ddp", "fsdp"),
 }  # fmt: skip
@@ -114,7 +115,8 @@ class TrainingArguments:
     # data
     remove_unused_columns: bool = True
     label_names: list[str] | None = None
-    group_by_length: bool = False
+    group_by_length: bool = False  # the older name of a strategy
+    train_sampling_strategy: str = "random"  # "sequential": rows in their order, for those that are sorted from easy to hard
     length_column_name: str = "length"
     dataloader_drop_last: bool = False
     dataloader_num_workers: int = 0
@@ -183,6 +185,7 @@ class TrainingArguments:
             if isinstance(value := getattr(self, name), str):
                 setattr(self, name, _settings(name, value))
         self.optim = "adafactor" if self.adafactor else self.optim
+        self.train_sampling_strategy = "group_by_length" if self.group_by_length else self.train_sampling_strategy
         if self.fsdp and not (isinstance(self.fsdp, str | list) and "no_shard" in self.fsdp):
             self.sharding = "fsdp"
         if self.eval_strategy == "steps" and self.eval_steps is None:

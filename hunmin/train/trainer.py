@@ -135,7 +135,8 @@ class Trainer(Flow, Evaluation, Resume, Search):
         if sized(dataset) and not len(dataset):
             raise InputError(say("The data set is empty.", "데이터셋이 비어 있습니다."))
         lengths = None
-        if train and self.args.group_by_length and sized(dataset):
+        strategy = self.args.train_sampling_strategy
+        if train and strategy == "group_by_length" and sized(dataset):
             names = getattr(dataset, "column_names", None) or []
             kept = self.args.length_column_name in names
             lengths = list(dataset[self.args.length_column_name]) if kept else [len(row["input_ids"]) for row in dataset]
@@ -144,7 +145,7 @@ class Trainer(Flow, Evaluation, Resume, Search):
             Collate(self.data_collator, self.model, self.args.padding_free),
             size,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            shuffle=train,
+            shuffle=train and strategy != "sequential",
             drop_last=self.args.dataloader_drop_last and train,
             workers=self.args.dataloader_num_workers,
             pin=self.args.dataloader_pin_memory,
