@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ about = pytest.importorskip("korean_pairs")
 scores = pytest.importorskip("korean_scores")
 others = pytest.importorskip("korean_answers")
 rows = pytest.importorskip("korean_rows")
+made = pytest.importorskip("korean_questions")
 
 
 def packed(path: Path, text: str) -> None:
@@ -43,6 +45,8 @@ def raw(tmp_path: Path) -> Path:
     sentence = "## klue-ner-v1_dev_0{i}\t<서울:LC>에 {i}명\n서\tB-LC\n울\tI-LC\n에\tO\n \tO\n{i}\tB-QT\n명\tI-QT\n"
     packed(tmp_path / ko.NER[0], "\n".join(sentence.replace("{i}", str(i)) for i in range(9)))
     packed(tmp_path / ko.NER[1], "\n".join(sentence.replace("{i}", str(i)) for i in range(5)))
+    found = "s0\t홍길동은 서울에서 태어났다.\t홍길동\tPER\t서울\tLOC\t0\ns1\t회사는 2001년에 세워졌다.\t회사\tORG\t없음\tDAT\t0\n"
+    packed(tmp_path / "klue_re_dev/dev.tsv.gz", "guid\tsentence\tsubject\tsubject_type\tobject\tobject_type\tlabel\n" + found)
     return tmp_path
 
 
@@ -149,3 +153,36 @@ def test_held_out_rows_leave_the_training_rows(tmp_path: Path) -> None:
         tmp_path, [{"text": "같은 글", "label": "a"}, {"text": "다른 글", "label": "b"}], [{"text": "같은  글", "label": "a"}], ["a", "b"]
     )
     assert [json.loads(line)["text"] for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()] == ["다른 글"]
+
+
+# ---------------------------------------------------------------- questions made by rules
+
+SENTENCE = "김민수 감독은 2019년 3월 부산에서 열린 영화제에서 관객 300명에게 처음으로 새 작품을 공개했다."
+
+
+def test_answers_of_known_kinds(raw: Path) -> None:
+    kinds = {text[a:b]: kind for text, spans in made.entities(raw) for a, b, kind in spans}
+    assert kinds.items() >= {"서울": "LC", "홍길동": "PS", "회사": "OG"}.items()
+    assert "없음" not in kinds and any(kind == "QT" and word.endswith("명") for word, kind in kinds.items())
+    spans = {SENTENCE[a:b]: kind for a, b, kind in made.guessed(SENTENCE, random.Random(1))}
+    assert spans["2019년 3월"] == "DT" and spans["300명"] == "QT"
+
+
+@pytest.mark.parametrize(("answer", "kind", "asks"), [("김민수", "PS", "누구|누가|사람|인물"), ("부산", "LC", "어디|곳|장소|지역|도시|나라"),
+                                                      ("300명", "QT", "몇 명|수는|얼마"), ("2019년 3월", "DT", "언제|때|날|해|연도|시기")])  # fmt: skip
+def test_a_question_asks_for_its_answer_and_does_not_hold_it(answer: str, kind: str, asks: str) -> None:
+    start = SENTENCE.index(answer)
+    for seed in range(40):
+        question = made.asked(SENTENCE, (start, start + len(answer), kind), random.Random(seed))
+        if question is not None:
+            assert answer not in question and question.endswith("?") and re.search(asks, question), question
+    assert made.asked("서울 부산", (0, 2, "LC"), random.Random(1)) is None  # nothing is left to ask with
+
+
+def test_answers_stand_where_made_rows_say(raw: Path) -> None:
+    draw = random.Random(3)
+    found = [*made.among([(SENTENCE, made.guessed(SENTENCE, draw))] * 9, draw), *made.within([f"{SENTENCE} {SENTENCE}"], 2, draw)]
+    assert len(found) == 20 and len({row["context"] for row in found}) > 3
+    for row in found:
+        start, answer = row["answers"]["answer_start"][0], row["answers"]["text"][0]
+        assert row["context"][start : start + len(answer)] == answer

