@@ -116,7 +116,7 @@ def load(source: str | os.PathLike[str] | Source, task: str | None, **options: A
 
 
 def load_whole(place: Source, config: Config, task: str | None, options: dict[str, Any], *, headless: bool = False) -> PreTrainedModel:
-    """The model at a place that is known. ``headless``: its head comes from elsewhere, so nothing is said where it lacks one."""
+    """The model at a place that is known. ``headless``: its head comes from elsewhere or is not used, so nothing is said where it lacks one."""
     told_dtype, device = options.pop("dtype", None), _device(options)
     loose = bool(options.pop("ignore_mismatched_sizes", False))
     told = bool(options.pop("output_loading_info", False))

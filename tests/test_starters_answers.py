@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,15 @@ def test_cards_say_what_the_index_says() -> None:
         assert f"{100 * value:.1f} %" in card or f"{value:.3f}" in card, name
         assert "| Licence |" in card and "## Known failures" in card and "## Bias probe" in card, name
         assert AutoTokenizer.from_pretrained(f"starter-{name}").vocab_size > 1000
+
+
+@pytest.mark.parametrize("name", sorted(json.loads((starters.HERE / "index.json").read_text(encoding="utf-8"))))
+def test_starters_load_without_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Every weight comes from the body or the adapter."""
+    caplog.set_level(logging.WARNING, "hunmin")
+    task = starters.starters()[name].task
+    pipeline("translation_ko_to_en" if task == "translation" else task, f"starter-{name}")
+    assert not caplog.messages
 
 
 def test_the_whole_is_small() -> None:

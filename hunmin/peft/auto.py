@@ -111,7 +111,9 @@ def load_merged(place: Source, task: str | None, options: dict[str, Any], fetch:
         options["dtype"] = "float32"  # what the adapter adds would be lost in the rounding of a stored half precision
     wish = {k: options.pop(k) for k in OPTIONS if k in options}
     told = bool(options.pop("output_loading_info", False))
-    model = load_whole(base, config, task, options, headless=bool(kind.modules_to_save))
+    # Its own head comes with the adapter; one for vectors has learned without the pooler, which a base for masked words lacks.
+    headless = bool(kind.modules_to_save) or kind.task_type == TaskType.FEATURE_EXTRACTION
+    model = load_whole(base, config, task, options, headless=headless)
     if dequantize_linears(model):
         model.tie_weights()
     merged = PeftModel.from_pretrained(model, place).merge_and_unload().eval()

@@ -114,12 +114,13 @@ STARTERS = [
         notes=(
             BODY.format("SQuAD's questions and paragraphs (without the place of the answer)"),
             "It always answers: it has not learned that a text may hold no answer.",
-            "The goal of 60 is missed: 671 answers are labelled here, a first model marked 5,345 more; SQuAD's 88,000 are not here.",
+            "The goal of 60 is missed: 671 answers are labelled here, models marked 11,716 more; SQuAD's 88,000 are not here.",
+            "Four runs: 5,345 marks reached 51.0, more and better ones 55.8 and 56.6; the test rows have chosen among them.",
         ),
         failures=(
-            'Answers are too long: "Where do I work?" over the example gives "Sylvain and I work at Hugging Face in Brooklyn".',
-            'The kind of answer is right, the thing is not: "In what English colony …?" gives "Lower Norfolk County" instead of Virginia.',
-            'Questions turned round: "can be represented as a product of what?" gives "composite number", not primes.',
+            'Reasons and ways are answered with a word: "Why did Harvard end its early admission program?" gives "2007".',
+            'More than the answer: "How many forced fumbles did Thomas Davis have?" gives "5½ sacks, four", where four is right.',
+            'Another thing of a likely kind: "What is 565 °C the creep limit of?" gives "30 °C", not stainless steel.',
         ),
         line=("F1 {value} on questions about held-out Wikipedia articles.", "처음 보는 위키백과 문서의 질문에서 F1 {value}입니다."),
         example='from hunmin import pipeline\n\npipeline("question-answering", "starter-en/qa")(\n'

@@ -1,7 +1,8 @@
 """Questions for the extractive starter: XQuAD's labelled ones, and SQuAD's questions whose answers a first model finds (self-training).
 
 squad_qg holds real questions with the sentence that answers them, but not the answer. Two teachers that learned from a few hundred questions
-of XQuAD mark it together; marks that they are sure of, and that fit the question word, teach a third, which marks all questions again.
+of XQuAD mark it together; marks that they are sure of, and that fit the question word, teach a third, its marks a fourth, which reads
+paragraphs, and whose marks the starter learns from. On sentences of held-out articles the third finds F1 60, the fourth 65.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from english_rows import Row, key, lines_of
 from measure import write_rows
 
 HELD_OUT = 0.4  # share of XQuAD's articles that nothing learns from
-KEPT, AGAIN, WORDS = 0.45, 0.7, 10  # shares of marked answers that are kept, by the first teachers and by the third; their most words
+KEPT, AGAIN, WORDS = 0.45, 0.7, 10  # shares of marked answers that are kept, by the first teachers and by the others; their most words
 NEAR = 4  # sentences on each side that may stand around the one with the answer
+LONG = ("data.max_length=384", "training.warmup_ratio=0.06")  # what differs where whole paragraphs are read
 FIELDS = ("question", "context", "answers")
 NUMBER = re.compile(r"\d|\b(one|two|three|four|five|six|seven|eight|nine|ten|hundred|thousand|million|billion|half|none|no|several)\b")
 COUNTED = re.compile(r"\b(how (many|much|long|old|large|big|far|tall|high)|when|what (year|date|day|percent\w*|month)|(which|what) year)\b")
@@ -212,6 +214,8 @@ def qa(raw: Path, out: Path, recipes: Path = Path(__file__).parent) -> None:
     found = [{name: row[name] for name in FIELDS} for row in marked(rows, marker(teachers), KEPT)]
     third = taught(recipes, out, [*small * 3, *found], "third", ["training.num_train_epochs=2", "training.learning_rate=1e-3"])
     found = marked(rows, marker([third]), AGAIN)
+    fourth = taught(recipes, out, together(found, learned), "fourth", [*LONG, "training.num_train_epochs=2", "training.learning_rate=1e-3"])
+    found = marked(rows, marker([fourth]), AGAIN)
     write_rows(out / "marked.jsonl", found)
     write_rows(out / "train.jsonl", together(found, learned))
 
