@@ -27,7 +27,6 @@ from hunmin.quantize.calibrate import quantize
 from hunmin.quantize.plan import Plan
 
 SOURCE_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "gguf_file")
-FETCH_OPTIONS = ("token", "cache_dir", "local_files_only")  # those that hold for an adapter's base, too
 
 
 def find(source: str | os.PathLike[str] | Source, options: dict[str, Any]) -> Source:
@@ -104,13 +103,12 @@ def _device(options: dict[str, Any]) -> torch.device | None:
 def load(source: str | os.PathLike[str] | Source, task: str | None, **options: Any) -> PreTrainedModel:
     """Load the model at ``source`` for ``task`` (None: the one its config names); see :class:`AutoModel` for ``options``."""
     options = current(options)
-    fetch = {k: options[k] for k in FETCH_OPTIONS if k in options}
     place = find(source, options)
     with about(place.name):
         if is_adapter(place):
             from hunmin.peft.auto import load_merged
 
-            return load_merged(place, task, options, fetch)
+            return load_merged(place, task, options)
         config = options.pop("config", None) or read_config(place)
         return load_whole(place, config, task, options)
 

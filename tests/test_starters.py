@@ -97,8 +97,12 @@ def test_an_adapters_base_is_fetched_as_the_adapter_is(shelf: Path, tmp_path: Pa
 
     monkeypatch.setattr("hunmin.peft.auto.resolve", resolve)
     own = {"token": "hf_secret", "cache_dir": str(tmp_path), "local_files_only": True}
+    (tmp_path / "alone" / "config.json").unlink()  # as PEFT writes adapters: the configuration is the base's
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "alone", revision="v2", **own)
-    assert asked == [("somebody/private", {"revision": None, **own})]
+    AutoTokenizer.from_pretrained(tmp_path / "alone", **own)
+    AutoPeftModel.from_pretrained(tmp_path / "alone", ignore_mismatched_sizes=True, **own)
+    pipeline("text-classification", str(tmp_path / "alone"), **own)
+    assert len(asked) >= 5 and all(one == ("somebody/private", {"revision": None, **own}) for one in asked)
 
 
 def test_the_sum_can_be_rounded(shelf: Path) -> None:

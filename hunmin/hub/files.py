@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hunmin.errors import FormatError, SourceError, say, warn_once
 
@@ -32,6 +32,7 @@ class Source:
     root: Path
     gguf: Path | None = None  # set when the model is one .gguf file
     only: tuple[str, ...] | None = None  # the files it has, where that is not simply what lies in root
+    fetch: dict[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)  # how models that it names are fetched, too
 
     def file(self, name: str) -> Path | None:
         """Local path of a file of the model, or None when there is no such file. Raises FormatError for a path that leaves the model."""
@@ -138,9 +139,19 @@ def resolve(
     """
     if isinstance(source, Source):
         return source
+    found = _place(source, revision, subfolder, token, cache_dir, local_files_only, force_download, gguf_file)
+    return replace(found, fetch={"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only})
+
+
+def _place(
+    source: str | os.PathLike[str], revision: str | None, subfolder: str, token: str | bool | None, cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool, force_download: bool, gguf_file: str | None,
+) -> Source:  # fmt: skip
     name = os.fspath(source)
     if name.startswith("starter-"):
-        return _starter(name)
+        from hunmin.hub.starter import locate
+
+        return locate(name)
     subfolder = inside(subfolder).as_posix() if subfolder else ""
     if name.startswith("pypi:"):
         from hunmin.hub import pypi
@@ -169,12 +180,6 @@ def resolve(
     if gguf := pick_gguf(name, found.only or (), gguf_file):
         return replace(found, gguf=found.require(gguf))
     return found
-
-
-def _starter(name: str) -> Source:
-    from hunmin.hub.starter import locate
-
-    return locate(name)
 
 
 def _local(name: str, path: Path, subfolder: str, gguf_file: str | None) -> Source:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from hunmin.adapters import freeze
-from hunmin.auto import FETCH_OPTIONS, SOURCE_OPTIONS, load, load_whole, read_config, round_weights
+from hunmin.auto import SOURCE_OPTIONS, load, load_whole, read_config, round_weights
 from hunmin.errors import ConfigError, say
 from hunmin.hub.files import Source, resolve
 from hunmin.model import PreTrainedModel
@@ -53,8 +53,7 @@ class AutoPeftModel:
                     "모델을 먼저 불러오고 PeftModel.from_pretrained(model, folder)를 쓰세요.",
                 )
             )
-        both = {k: place[k] for k in FETCH_OPTIONS if k in place}
-        base = load(base_of(find(pretrained_model_name_or_path, place), **both), task, **options)
+        base = load(base_of(find(pretrained_model_name_or_path, place)), task, **options)
         return PeftModel.from_pretrained(base, pretrained_model_name_or_path, adapter_name, is_trainable=is_trainable, **place)
 
 
@@ -78,8 +77,8 @@ class AutoPeftModelForQuestionAnswering(AutoPeftModel):
     task = "QuestionAnswering"
 
 
-def base_of(place: Source, **options: Any) -> Source:
-    """The model that the adapter at ``place`` names; a name such as "../body" is a folder beside it. ``options`` say how it is fetched.
+def base_of(place: Source) -> Source:
+    """The model that the adapter at ``place`` names, fetched as the adapter was; a name such as "../body" is a folder beside it.
 
     Raises ConfigError when it names none.
     """
@@ -93,17 +92,16 @@ def base_of(place: Source, **options: Any) -> Source:
             )
         )
     beside = place.root / name
-    return resolve(beside if name.startswith(".") and beside.is_dir() else name, revision=config.revision, **options)
+    return resolve(beside if name.startswith(".") and beside.is_dir() else name, revision=config.revision, **place.fetch)
 
 
-def load_merged(place: Source, task: str | None, options: dict[str, Any], fetch: dict[str, Any]) -> PreTrainedModel:
-    """The model that the adapter at ``place`` names, with the adapter in its weights. ``options`` are those of ``from_pretrained``; ``fetch``
-    says how the base is fetched, as :func:`base_of` takes it.
+def load_merged(place: Source, task: str | None, options: dict[str, Any]) -> PreTrainedModel:
+    """The model that the adapter at ``place`` names, with the adapter in its weights. ``options`` are those of ``from_pretrained``.
 
     A base that is stored quantized is unpacked, as the sum would be rounded again; what ``quantization`` asks for is done to the sum.
     Raises ConfigError where the adapter names no base model, InputError for virtual tokens, which no weights can hold.
     """
-    kind, base = read(place), base_of(place, **fetch)
+    kind, base = read(place), base_of(place)
     config = options.pop("config", None) or read_config(place)
     if task is None and kind.task_type is not None:
         task = TASKS[TaskType(kind.task_type)]

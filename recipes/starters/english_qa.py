@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from english_rows import Row, key, lines_of
-from measure import write_rows
+from english_rows import Row, lines_of
+from measure import key, write_rows
 
 HELD_OUT = 0.4  # share of XQuAD's articles that nothing learns from
 KEPT, AGAIN, WORDS = 0.45, 0.7, 10  # shares of marked answers that are kept, by the first teachers and by the others; their most words

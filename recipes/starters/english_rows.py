@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import embedded, write_rows
+from measure import embedded, key, labels_file, write_rows
 
 Row = dict[str, Any]
 NLI = ["entailment", "neutral", "contradiction"]
@@ -43,18 +43,9 @@ def lines_of(path: Path) -> Iterator[str]:
             yield line.rstrip("\n")
 
 
-def labels_file(out: Path, labels: Sequence[str]) -> None:
-    (out / "labels.json").write_text(json.dumps(list(labels), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def some(rows: Sequence[Any], count: int, dice: random.Random) -> list[Any]:
     """``count`` rows drawn without repetition, or all where there are fewer."""
     return dice.sample(rows, min(count, len(rows)))
-
-
-def key(text: str) -> str:
-    """A text as duplicates are recognized: without case and spaces."""
-    return "".join(text.lower().split())
 
 
 # ---------------------------------------------------------------- readers

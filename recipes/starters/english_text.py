@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from english_rows import Row, emotions, key, labels_file, lines_of, polarity
-from measure import write_rows
+from english_rows import Row, emotions, lines_of, polarity
+from measure import key, labels_file, write_rows
 
 # ---------------------------------------------------------------- entities
 

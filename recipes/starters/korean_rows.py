@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import korean_data as ko
 import korean_pairs as about
 import korean_questions as made
-from measure import write_rows
+from measure import key, labels_file, write_rows
 
 Row = dict[str, Any]
 NLI = ["entailment", "neutral", "contradiction"]
@@ -20,15 +19,6 @@ TOPICS = ["IT과학", "경제", "사회", "생활문화", "세계", "스포츠",
 INTENTS = ["fragment", "statement", "question", "command", "rhetorical question", "rhetorical command", "intonation-dependent"]
 HATE = ["none", "offensive", "hate"]
 ENTITIES = ["PS", "LC", "OG", "DT", "TI", "QT"]  # person, place, organization, date, time, quantity
-
-
-def labels_file(out: Path, labels: Sequence[str]) -> None:
-    (out / "labels.json").write_text(json.dumps(list(labels), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def key(text: str) -> str:
-    """A text as duplicates are recognized: without case and spaces."""
-    return "".join(text.lower().split())
 
 
 def split_off(out: Path, train: Sequence[Row], test: Sequence[Row], labels: Sequence[str], *more: Sequence[Row]) -> None:

