@@ -117,7 +117,7 @@ def choose(model_type: str, task: str, device: torch.device | None = None) -> tu
     """What ``quantization="auto"`` is for a model: "int8", "bf16" or None (as it is stored), and why."""
     cpu = device is None or device.type == "cpu"
     arch, kernels = architecture(model_type), library()
-    if cpu and kernels is not None and arch.decoder is not None and task in ("CausalLM", "Seq2SeqLM"):
+    if cpu and kernels is not None and task in ("CausalLM", "Seq2SeqLM"):
         return "int8", say(
             "it generates on a CPU: a token costs one reading of the weights", "CPU에서 생성할 때 토큰마다 가중치를 한 번씩 읽기 때문"
         )

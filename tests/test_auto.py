@@ -233,7 +233,7 @@ def test_a_key_that_nobody_read_is_warned_about_once(tmp_path: Path, caplog: pyt
 REFUSED = [
     ("bert", {"position_embedding_type": "relative_key"}, ["position_embedding_type='relative_key'"]),
     ("roberta", {"position_embedding_type": "relative_key_query"}, ["position_embedding_type='relative_key_query'"]),
-    ("bert", {"is_decoder": True}, ["is_decoder=True"]),
+    ("electra", {"is_decoder": True}, ["is_decoder=True"]),
     ("bert", {"add_cross_attention": True}, ["add_cross_attention=True"]),
     ("deberta-v2", {"pos_att_type": "c2p|p2p"}, ["pos_att_type='p2p'"]),
     ("deberta-v2", {"conv_kernel_size": 4}, ["conv_kernel_size=4"]),

@@ -1,11 +1,15 @@
-"""BERT (Devlin et al. 2019). RoBERTa, ALBERT, ELECTRA and DistilBERT change its embeddings, sharing and heads."""
+"""BERT (Devlin et al. 2019). RoBERTa, ALBERT, ELECTRA and DistilBERT change its embeddings, sharing and heads.
+
+With ``is_decoder`` a token sees only those before it, and the model writes texts (``BertLMHeadModel``; RoBERTa has it too).
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hunmin.arch._arch import Arch, Head, refuse
-from hunmin.arch._heads import classifier, masked_lm, multiple_choice, span, tagger, width
+from hunmin.arch._heads import TOKENS, classifier, masked_lm, multiple_choice, span, tagger, width
 from hunmin.arch._rules import DERIVED, Config, Rules, under
 from hunmin.nn.heads import Pooler
 from hunmin.nn.model import Backbone
@@ -27,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "pad_token_id": 0,
     "tie_word_embeddings": True,
     "classifier_dropout": None,
+    "is_decoder": False,
 }
 LAYER: Rules = {
     "attention.self.query": "attn.q",
@@ -49,12 +54,15 @@ EMBED: Rules = {
 
 
 def rules(c: Config) -> Rules:
-    return {**EMBED, **under("encoder.layer.*", "encoder.stack.layers.*", LAYER)}
+    found = {**EMBED, **under("encoder.layer.*", "encoder.stack.layers.*", LAYER)}
+    if not c["is_decoder"]:
+        return found
+    return {theirs: ours.replace("encoder.", "decoder.", 1) if isinstance(ours, str) else ours for theirs, ours in found.items()}
 
 
-def encoder(c: Config, *, shared: int | None = None, **embed: Any) -> Backbone:
+def encoder(c: Config, *, shared: int | None = None, causal: bool = False, **embed: Any) -> Backbone:
     """``embed`` replaces fields of the embedding's spec."""
-    refuse(c, position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
+    refuse(c, position_embedding_type="absolute", is_decoder=causal, add_cross_attention=False)
     norm, drop = Norm("layer", c["layer_norm_eps"]), c["hidden_dropout_prob"]
     spec: dict[str, Any] = {
         "vocab": c["vocab_size"],
@@ -68,7 +76,7 @@ def encoder(c: Config, *, shared: int | None = None, **embed: Any) -> Backbone:
     stack = Stack(
         c["hidden_size"],
         c["num_hidden_layers"],
-        Attn(c["num_attention_heads"], dropout=c["attention_probs_dropout_prob"]),
+        Attn(c["num_attention_heads"], causal=causal, dropout=c["attention_probs_dropout_prob"]),
         FFN(c["intermediate_size"], c["hidden_act"]),
         norm,
         order="post",
@@ -84,16 +92,28 @@ def pooled(dense: str = "pooler.dense") -> Head:
     return Head("{}Model", lambda c: Pooler(width(c)), body={dense: "head.dense"})
 
 
+def reader(head: Head) -> Head:
+    """A head that needs tokens on both sides."""
+    return replace(head, build=lambda c: refuse(c, is_decoder=False) or head.build(c))
+
+
+def writer(head: Head, name: str) -> Head:
+    """The head of masked words as one that writes the next word: for ``is_decoder`` alone."""
+    return replace(head, name=name, build=lambda c: refuse(c, is_decoder=True) or head.build(c), tied="decoder." + TOKENS)
+
+
+MASKED = masked_lm(
+    "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder", "cls.predictions.bias"
+)
 ARCH = Arch(
     prefix="bert.",
     defaults=DEFAULTS,
     rules=rules,
-    encoder=encoder,
+    encoder=lambda c: encoder(c, causal=c["is_decoder"]),
     heads={
         "Model": pooled(),
-        "MaskedLM": masked_lm(
-            "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder", "cls.predictions.bias"
-        ),
+        "MaskedLM": reader(MASKED),
+        "CausalLM": writer(MASKED, "{}LMHeadModel"),
         "SequenceClassification": classifier("classifier", "pooler.dense", in_body=True),
         "MultipleChoice": multiple_choice("pooler.dense", in_body=True),
         "TokenClassification": tagger(),

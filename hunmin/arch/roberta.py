@@ -11,9 +11,10 @@ from hunmin.nn.model import Backbone
 
 def encoder(c: Config) -> Backbone:
     offset = c["pad_token_id"] + 1
-    return bert.encoder(c, offset=offset, positions=c["max_position_embeddings"] - offset)
+    return bert.encoder(c, causal=c["is_decoder"], offset=offset, positions=c["max_position_embeddings"] - offset)
 
 
+MASKED = masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", act="gelu")
 ARCH = Arch(
     prefix="roberta.",
     defaults={**bert.DEFAULTS, "vocab_size": 50265, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
@@ -21,7 +22,8 @@ ARCH = Arch(
     encoder=encoder,
     heads={
         "Model": bert.pooled(),
-        "MaskedLM": masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", act="gelu"),
+        "MaskedLM": bert.reader(MASKED),
+        "CausalLM": bert.writer(MASKED, "{}ForCausalLM"),
         "SequenceClassification": classifier("classifier.out_proj", "classifier.dense", dropout=lambda c: (dropout_of(c), dropout_of(c))),
         "MultipleChoice": multiple_choice("pooler.dense", in_body=True, dropout=lambda c: (0.0, c["hidden_dropout_prob"])),
         "TokenClassification": tagger(),

@@ -58,6 +58,8 @@ def parts(config: Config, task: str) -> tuple[Backbone | None, Backbone | None, 
             config.get(key)
         encoder = arch.encoder(config) if arch.encoder else None
         decoder = arch.decoder(config) if arch.decoder and not head.encoder_only else None
+        if encoder is not None and encoder.stack.spec.attn.causal:  # BERT as a decoder
+            encoder, decoder = None, encoder
         built = encoder, decoder, head.build(config)
         check(*built)
         return built
