@@ -330,6 +330,15 @@ def test_old_names(models: Path, topics: Any, caplog: pytest.LogCaptureFixture) 
     assert zero(TEXT, TOPICS, multi_class=True) == zero(TEXT, candidate_labels=TOPICS, multi_label=True)
 
 
+def test_question_answering_reads_as_the_model_says(models: Path) -> None:
+    asked = {"question": QUESTION, "context": LONG}
+    qa, told = pipe(models, "question-answering", "bert-qa"), pipeline("question-answering", model=str(models / "bert-qa"))
+    told.model.config["task_specific_params"] = {"question-answering": {"max_seq_len": 32, "align_to_words": False}}
+    assert len(told.preprocess(asked)) > len(qa.preprocess(asked))
+    assert told(asked, top_k=3) == qa(asked, top_k=3, max_seq_len=32, align_to_words=False)
+    assert told(asked, top_k=3, max_seq_len=min(qa.tokenizer.model_max_length, 384), align_to_words=True) == qa(asked, top_k=3)
+
+
 @pytest.mark.parametrize(("task", "name"), [(task, name) for task, name, *_ in WORK], ids=IDS)
 def test_unknown_options_are_named_with_those_that_exist(task: str, name: str, models: Path) -> None:
     work = pipe(models, task, name)
@@ -363,6 +372,19 @@ def test_rerank(models: Path) -> None:
     same([row["score"] for row in ranked], [scores[row["index"]]["score"] for row in ranked])
     assert rerank({"query": "Where does it rain?", "documents": DOCUMENTS}, top_k=1) == ranked[:1]
     assert rerank([{"query": "rain", "documents": DOCUMENTS[:n]} for n in (0, 1)])[0] == []
+
+
+def test_an_encoder_without_a_head_reranks_by_cosines(models: Path) -> None:
+    rerank = pipeline("rerank", model=str(models / "bert"))
+    ranked = rerank({"query": TEXT, "documents": DOCUMENTS})
+    cosines = pipe(models, "sentence-similarity", "bert")({"source_sentence": TEXT, "sentences": DOCUMENTS})
+    assert ranked[0]["document"] == TEXT and ranked[0]["score"] == pytest.approx(1.0, abs=1e-5)
+    same([row["score"] for row in ranked], [cosines[row["index"]] for row in ranked])
+    assert [row["score"] for row in ranked] == sorted(cosines, reverse=True)
+    assert rerank({"query": TEXT, "documents": DOCUMENTS}, top_k=1) == ranked[:1]
+    assert rerank([{"query": TEXT, "documents": [TEXT][:n]} for n in (0, 1)])[0] == []
+    with pytest.raises(InputError, match="documents"):
+        rerank({"query": TEXT})
 
 
 def test_sentence_similarity(models: Path) -> None:

@@ -23,7 +23,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "question-answering": ("question_answering", "QuestionAnsweringPipeline", "QuestionAnswering"),
     "sentence-similarity": ("feature_extraction", "SentenceSimilarityPipeline", "Model"),
     "text-classification": ("text_classification", "TextClassificationPipeline", "SequenceClassification"),
-    "rerank": ("text_classification", "RerankPipeline", "SequenceClassification"),
+    "rerank": ("rerank", "RerankPipeline", "SequenceClassification"),
     "text-generation": ("text_generation", "TextGenerationPipeline", "CausalLM"),
     "text2text-generation": ("text2text", "Text2TextGenerationPipeline", "Seq2SeqLM"),
     "summarization": ("text2text", "SummarizationPipeline", "Seq2SeqLM"),
@@ -109,7 +109,7 @@ def pipeline(
             say(f"No task here uses a {made.task} model. Tasks: {listed}.", f"{made.task} 모델을 쓰는 작업이 없습니다. 작업: {listed}.")
         )
     if pipeline_class is None:
-        pipeline_class = _class_of(str(name))
+        pipeline_class = _class_of(str(name), made.task)
     return pipeline_class(made, tokenizer, task=task or name, batch_size=batch_size or "auto", **options)
 
 
@@ -118,8 +118,10 @@ def canonical(task: str) -> str | None:
     return "translation" if re.fullmatch(r"translation_.+_to_.+", task) else ALIASES.get(task, task if task in TASKS else None)
 
 
-def _class_of(task: str) -> type[Pipeline]:
+def _class_of(task: str, head: str = "") -> type[Pipeline]:
     module, kind, _ = TASKS[task]
+    if task == "rerank" and head == "Model":
+        kind = "VectorRerankPipeline"
     return cast("type[Pipeline]", getattr(import_module(f"hunmin.pipelines.{module}"), kind))
 
 
@@ -185,6 +187,8 @@ def _loaded(source: Any, task: str | None, tokenizer: Any, config: Any, loading:
         loading["dtype"] = "float32"  # processors store fp16, but compute with it slowly
     if task in CHAT and (head not in architecture(config.model_type).heads or task_of(config) == "CausalLM"):
         head = "CausalLM"
+    if task == "rerank" and task_of(config) == "Model":  # an encoder of sentences
+        head = "Model"
     if tokenizer is None or isinstance(tokenizer, str | PathLike):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer or place)
     return load(place, head, config=config, **loading), tokenizer, task

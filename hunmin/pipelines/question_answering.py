@@ -49,6 +49,9 @@ def best_spans(start: Floats, end: Floats, allowed: NDArray[np.bool_], longest: 
 class QuestionAnsweringPipeline(Pipeline):
     """``{"score", "start", "end", "answer"}``, places in the context as it was given; ``top_k`` above one gives a list.
 
+    Models may say in their ``config.json`` how much they read at once, and whether answers end with words
+    (``task_specific_params["question-answering"]``: ``max_seq_len``, ``align_to_words``).
+
     A chat model (a causal language model) is asked with ``PROMPT``; its score is the mean likelihood of its words, and ``start`` and ``end``
     are None when they do not stand in the context.
 
@@ -88,6 +91,7 @@ class QuestionAnsweringPipeline(Pipeline):
                 )
         if self.model.task == "CausalLM":
             return self.chat_prompt(PROMPT.format(**inputs), context=inputs["context"])
+        max_seq_len = self.settings.get("max_seq_len") if max_seq_len is None else max_seq_len
         limit = whole("max_seq_len", max_seq_len, 1) if max_seq_len is not None else min(self.tokenizer.model_max_length, 384)
         question, room = self._shortened(inputs["question"], whole("max_question_len", max_question_len, 1), limit)
         stride = whole("doc_stride", doc_stride) if doc_stride is not None else min(limit // 2, 128, room - 1)
@@ -153,7 +157,7 @@ class QuestionAnsweringPipeline(Pipeline):
         topk: int | None = None,
         max_answer_len: int = 15,
         handle_impossible_answer: bool = False,
-        align_to_words: bool = True,
+        align_to_words: bool | None = None,
     ) -> Any:
         """``handle_impossible_answer`` lets the empty answer compete, with the chance of the model's "no answer" token."""
         if isinstance(outputs, dict):
@@ -163,6 +167,7 @@ class QuestionAnsweringPipeline(Pipeline):
                 "answer": outputs["context"][place:end] if place >= 0 else outputs["answer"]
             }
         count, longest = whole("top_k", topk if topk is not None else top_k, 1), whole("max_answer_len", max_answer_len, 1)
+        align_to_words = bool(self.settings.get("align_to_words", True)) if align_to_words is None else align_to_words
         answers, nothing = list[dict[str, Any]](), 1.0
         for row in outputs:
             allowed = np.array(row["allowed"])
