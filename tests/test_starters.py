@@ -149,7 +149,7 @@ def test_starters_by_name(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     ("task", "model", "said"),
     [
         ("text-classification", "starter-en/nothing", "There is no starter-en/nothing"),
-        ("rerank", "starter-ko", "There is no starter-ko for rerank"),
+        ("translation_en_to_fr", "starter-ko", "There is no starter-ko for translation_en_to_fr"),
         ("translation_en_to_de", None, "There is no starter for translation_en_to_de"),
     ],
 )

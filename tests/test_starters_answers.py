@@ -91,6 +91,18 @@ def test_answers(question: str, context: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("question", "answer"),
+    [("한라산의 높이는?", "1947미터"), ("제주도가 세계자연유산으로 등재된 해는?", "2007년"), ("측우기를 만든 사람은 누구인가?", "장영실")],
+)
+def test_korean_answers(question: str, answer: str) -> None:
+    jeju = "제주도는 대한민국에서 가장 큰 섬이며, 한라산의 높이는 1947미터이다. 2007년 유네스코 세계자연유산으로 등재되었다."
+    king = "세종대왕은 1443년에 훈민정음을 만들었다. 장영실은 세종의 명으로 측우기를 만들었다."
+    asked = {"question": question, "context": king if answer == "장영실" else jeju}
+    said = ask("question-answering", asked)
+    assert said["answer"] == answer == asked["context"][said["start"] : said["end"]]
+
+
+@pytest.mark.parametrize(
     ("text", "words"), [("A man is riding a [MASK].", {"bike", "bicycle"}), ("어제 본 [MASK] 정말 재미있었다.", {"영화", "드라마"})]
 )
 def test_masked_words(text: str, words: set[str]) -> None:
@@ -108,6 +120,8 @@ def test_vectors_and_likeness() -> None:
 def test_rerank() -> None:
     documents = ["The Seine is in Paris.", "The Han flows through Seoul."]
     assert ask("rerank", {"query": "What flows through Seoul?", "documents": documents})[0]["index"] == 1
+    korean = ["파리에는 센강이 흐른다.", "비가 오면 우산을 쓴다.", "서울에는 한강이 흐른다."]
+    assert ask("rerank", {"query": "서울에 흐르는 강은 무엇인가?", "documents": korean})[0]["index"] == 2
 
 
 def test_translation() -> None:
@@ -122,6 +136,14 @@ def test_text_from_text() -> None:
     assert 10 < len(summary) < len(long)
     assert ask("summarization", "내일 서울에 비가 오는지 알려줘")[0]["summary_text"] == "내일 서울 비 오는지"
     assert "Tokyo" in ask("text2text-generation", "What is the capital of Japan?", do_sample=False)[0]["generated_text"]
+
+
+def test_korean_replies() -> None:
+    how = {"do_sample": False, "max_new_tokens": 24}
+    chat = pipeline("text-generation", model="starter-ko", return_full_text=False, **how)
+    assert chat("심심해")[0]["generated_text"] == "저랑 놀아요."
+    assert chat([{"role": "user", "content": "부산 놀러갈까?"}])[0]["generated_text"] == "여행이 최고죠!"
+    assert ask("text2text-generation", "달콤한 와플 먹고 싶어", **how)[0]["generated_text"] == "맛있게 드세요."
 
 
 def test_cards_say_what_the_index_says() -> None:

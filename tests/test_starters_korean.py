@@ -20,6 +20,7 @@ scores = pytest.importorskip("korean_scores")
 others = pytest.importorskip("korean_answers")
 rows = pytest.importorskip("korean_rows")
 made = pytest.importorskip("korean_questions")
+talk = pytest.importorskip("korean_chat")
 
 
 def packed(path: Path, text: str) -> None:
@@ -67,6 +68,28 @@ def test_contexts_are_cropped_around_answers() -> None:
         found = rows.cropped(row, 80, random.Random(seed))
         at = found["answers"]["answer_start"][0]
         assert found["context"][at : at + 5] == context[start : start + 5] and len(found["context"]) <= 100
+
+
+def test_a_part_without_the_answer() -> None:
+    row = {"question": "?", "context": " ".join(f"낱말{i}" for i in range(60)), "answers": {"text": ["낱말30"], "answer_start": [0]}}
+    for seed in range(20):
+        (found,) = rows.without(row, 60, random.Random(seed))
+        assert found["context"] in row["context"] and "낱말30" not in found["context"] and found["answers"]["text"] == []
+    assert not list(rows.without(row | {"context": "낱말30"}, 60, random.Random(1)))
+
+
+def test_the_sentence_with_the_answer() -> None:
+    context = "서울은 3.5배 크다. 부산은 바다에 있다!\n대구는 덥다."
+    row = {"question": "바다에 있는 곳은?", "context": context, "answers": {"text": ["부산"], "answer_start": [context.index("부산")]}}
+    found = rows.listed(row)
+    assert found["sentences"] == ["서울은 3.5배 크다.", "부산은 바다에 있다!", "대구는 덥다."] and found["right"] == 1
+    assert rows.listed(row | {"context": "부산은 바다에 있다.", "answers": {"text": ["부산"], "answer_start": [0]}}) is None
+
+
+def test_letters_that_were_seen_cost_fewer_bits() -> None:
+    train = ["좋은 하루 되세요.", "좋은 꿈 꾸세요."] * 3
+    seen, near, far = talk.letters(train, ["좋은 하루 되세요.", "좋은 꿈 되세요.", "훏쀍먂"])
+    assert 0 < seen < near < far and far > 3 * 10
 
 
 def test_a_tag_for_every_character(raw: Path) -> None:

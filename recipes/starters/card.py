@@ -53,6 +53,7 @@ class Starter:
     example: str = ""  # Python lines for the card
     folder: str = field(default="", kw_only=True)  # where it differs from the name
     build: Callable[[Path, Path], Any] | None = field(default=None, kw_only=True)  # in place of a recipe: ``build(raw, run)``
+    config: dict[str, Any] = field(default_factory=dict[str, Any], kw_only=True)  # what config.json says beside the body's
     int8: bool = field(default=False, kw_only=True)  # a whole model whose matrices are stored in 8 bits
 
     @property

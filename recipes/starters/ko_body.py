@@ -29,6 +29,8 @@ LENGTH, JOINED = 384, 320  # tokens: of the longest row, and of neighbouring sen
 STEPS, BATCH, RATE = 1150, 256, 6e-4
 LONG_SHARE = 0.04  # of all rows; about two fifths of the tokens
 ROOT = Path(__file__).parents[2]
+# A conversation for `ko/chat`: [CLS] what was said [SEP] the reply [SEP]
+CHAT = "{% for message in messages if message.role != 'system' %}{{ '[CLS]' if loop.first }}{{ message.content }}[SEP]{% endfor %}"
 
 
 def lengthened(start: Path, length: int = LENGTH) -> Any:
@@ -93,6 +95,7 @@ def train(data: Path, start: Path, out: Path, steps: int = STEPS) -> dict[str, A
     trainer.train()
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1  # for those who fine-tune it
     model.save_pretrained(out)
+    tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(out)
     found = {"parameters": model.num_parameters(), "rows": len(texts), "tokens": sum(len(row["input_ids"]) for row in texts)}
     found |= {"cpu_minutes": (time.process_time() - started) / 60, "threads": torch.get_num_threads()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import ko_body
 import korean_answers as others
+import korean_chat as talk
 import korean_rows as rows
 import korean_scores as scores
 from card import Data, Starter
@@ -161,13 +162,60 @@ STARTERS = [
         ),
         line=("Character F1 {value} on a held-out fifth of KLUE-NER dev.", "KLUE-NER dev의 처음 보는 1/5에서 글자 단위 F1 {value}."),
     ),
-    adapter(  # not shipped: F1 14.0 % on held-out questions before the rows of korean_questions.py; with them it was not trained to the end
+    adapter(
         "qa", "question-answering", rows.qa, others.qa, "The words of a Korean text that answer a question.",
         Data("KorQuAD 1.0 dev", "CC BY-ND 2.0 KR", "four fifths of the titles to train, a fifth to test; no text of it is in this repository"),
         Data("KLUE-MRC (a part of dev)", SHARE, "questions with answers: four fifths of the titles to train, a fifth to test"),
-        Data("KLUE-NER, KLUE-RE, and the texts of the learned titles", SHARE, "39,000 rows that rules made (`korean_questions.py`)"),
+        Data("KLUE-NER, KLUE-RE, and the texts of the learned titles", SHARE, "74,000 rows that rules made (`korean_questions.py`)"),
         published="KorQuAD 1.0 dev: exact match 84.8 %, F1 93.4 % (KoELECTRA-base-v3, trained on 60,407 questions; its README)",
+        config={"task_specific_params": {"question-answering": {"max_seq_len": 128, "align_to_words": False}}},
+        notes=(
+            SEEN,
+            "It reads windows of 128 tokens, of which those without an answer get low scores: with windows of 320 tokens F1 was 14.0 %. Scores are "
+            "low even where answers are right; they order answers, and are no probabilities.",
+        ),
+        example=example(
+            "question-answering",
+            'text = "제주도는 대한민국에서 가장 큰 섬이며, 한라산의 높이는 1947미터이다. 2007년 유네스코 세계자연유산으로 등재되었다. 감귤이 많이 난다."',
+            'answer(question="한라산의 높이는?", context=text)  # 1947미터',
+            'answer(question="제주도가 세계자연유산으로 등재된 해는?", context=text)  # 2007년',
+            'answer(question="대한민국에서 가장 큰 섬은?", context=text)  # 유네스코 세계자연유산, which is wrong',
+        ),
+        failures=(
+            "what comes twice: to \"세종대왕은 언제 태어났나?\" it gives the other year of the text, 1443년",
+            "a thing of another kind: \"몇 월인가?\" gets \"144시간\", \"1위 국가는?\" a company's name",
+            "the wrong sentence, above all in long texts",
+        ),
         line=("F1 of characters {value} on held-out KorQuAD questions.", "처음 보는 KorQuAD 질문에서 글자 F1 {value}."),
+    ),
+    adapter(
+        "chat", "text-generation", talk.chat, talk.measure,
+        "Replies to a Korean sentence in everyday talk. The encoder's body, in which each token sees only those before it (`is_decoder`).",
+        Data("Chatbot_data (songys)", "MIT", "nine tenths of the replies with their questions to train, a tenth to test"),
+        Data("KLUE, KorNLI, KorSTS, 3i4k, UD Korean and others, those of the body", SHARE, "91,000 sentences without a reply"),
+        config={"is_decoder": True, "bos_token_id": 2, "eos_token_id": 3},
+        notes=(
+            SEEN,
+            "It writes Korean, but mostly past what was said: choosing among ten replies it is right for 17 %, where shared letters are right for 35 %. "
+            "A toy to try generation with.",
+            "Four runs: replies 8 times after 120,000 or 80,000 sentences reached 3.195 and 3.166 bits, 16 and 24 times 3.391 and 3.641 (learned by heart).",
+        ),
+        example=example(
+            "text-generation",
+            'say = {"do_sample": False, "max_new_tokens": 24, "return_full_text": False}',
+            'answer("심심해", **say)  # 저랑 놀아요.',
+            'answer([{"role": "user", "content": "부산 놀러갈까?"}], **say)  # 여행이 최고죠!',
+            'answer("안녕하세요", **say)  # 사랑했던 거죠., which makes no sense',
+        ),
+        failures=(
+            "most replies would follow anything: \"좋은 생각만 하세요.\", \"그 사람에 따라 다르죠.\"",
+            "love is everywhere, as in the data: \"안녕하세요\" gets \"사랑했던 거죠.\"",
+            "it knows nothing, and forgets what was said before",
+        ),
+        line=(
+            "{value} bits for each letter of unseen replies (n-grams 3.440); most replies miss the point.",
+            "처음 보는 답의 글자당 {value}비트(n-그램 3.440). 답은 대부분 엉뚱합니다.",
+        ),
     ),
     adapter(
         "similarity", "feature-extraction", rows.similarity, others.similarity,
@@ -175,8 +223,13 @@ STARTERS = [
         Data("KorSTS", SHARE, "train and dev to train, test to test"),
         Data("KLUE-STS", SHARE, "dev: half to train, half to test"),
         Data("paraKQC, KorNLI, KLUE-NLI", SHARE, "pairs to train"),
+        Data("KorQuAD 1.0 dev, KLUE-MRC (a part of dev)", "CC BY-ND 2.0 KR; CC BY-SA 4.0", "a fifth of the titles to test it as a reranker"),
         Data("songys question pairs; PAWS-X Korean", "MIT; PAWS-X licence", "pairs to train"),
-        notes=(SEEN, "An earlier run of half the length reached 0.631 and 0.534."),
+        notes=(
+            SEEN,
+            "An earlier run of half the length reached 0.631 and 0.534.",
+            "It serves `rerank` too, by cosines, and is worse at it than counting shared letters.",
+        ),
         published="KorSTS test: Spearman 85.5 % (KoELECTRA-base-v3, which reads both sentences together; its README)",
         example=example(
             "feature-extraction",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,26 +123,67 @@ def cropped(row: Row, letters: int, draw: random.Random) -> Row:
     return row | {"context": part, "answers": {"text": [answer], "answer_start": [start - first]}}
 
 
-def qa(raw: Path, out: Path) -> None:
-    """Whole contexts to test; to train 420 letters of them, which one window holds: labelled questions twice, and those that rules made.
+def without(row: Row, letters: int, draw: random.Random) -> Iterator[Row]:
+    """A row with another part of the context, where the answer does not stand; nothing where there is none."""
+    context, answer = row["context"], row["answers"]["text"][0]
+    places = [m.end() for m in re.finditer(r"^|\s", context) if len(context) - m.end() > letters // 3]
+    parts = [part for at in places if answer not in (part := context[at : at + letters])]
+    if parts:
+        yield row | {"context": draw.choice(parts), "answers": {"text": [], "answer_start": []}}
 
-    Rows are in the order in which they are learned: words to find again first, then all questions.
+
+def qa(raw: Path, out: Path) -> None:
+    """Whole contexts to test; to train parts of them that the reader has in one window, with the answer and without.
+
+    Rows are in the order in which they are learned: words to find again first, then what is missing among words and questions made by rules,
+    last the labelled questions, with some of the easier kinds.
     """
     draw, learned, test = random.Random(7), questions(raw, False), questions(raw, True)
     held = "\n".join({row["context"] for row in test})
     sentences = [row for row in made.entities(raw) if row[0] not in held]
-    first = list(made.found(sentences, 9000, draw))
-    second = [*made.gaps(sentences, 9000, draw), *made.found(sentences, 3500, draw)]
-    last = [*draw.sample(list(made.among(sentences, draw)), 10_000), *made.gaps(sentences, 2000, draw)]
-    last += [*made.within(sorted({row["context"] for row in learned}), 4, draw), *learned, *learned]
-    draw.shuffle(second), draw.shuffle(last)
-    rows = [cropped(row, 250, draw) for row in first + second] + [cropped(row, 420, draw) for row in last]
-    write_rows(out / "train.jsonl", [{name: row[name] for name in ("question", "context", "answers")} for row in rows])
+    over = list(made.among(sentences, draw)) + list(made.within(sorted({row["context"] for row in learned}), 20, draw))
+    draw.shuffle(over)
+
+    def parts(rows: Iterable[Row], least: int, most: int) -> list[Row]:
+        return [cropped(row, draw.randint(least, most), draw) for row in rows]
+
+    def none(rows: Iterable[Row]) -> list[Row]:
+        return [one for row in rows for one in without(row, draw.randint(100, 200), draw)]
+
+    half = len(over) // 2
+    stages = [
+        parts(made.found(sentences, 4000, draw), 50, 100),
+        parts(made.found(sentences, 3000, draw), 100, 200) + parts(made.gaps(sentences, 8000, draw), 100, 200),
+        parts(over[:half], 100, 200)
+        + none(over[: half // 4])
+        + parts(made.gaps(sentences, 3000, draw), 150, 200)
+        + parts(learned, 100, 200),
+        parts(over[half:], 100, 200) + none(over[half : half + half // 2]) + parts(learned * 3, 100, 200) + none(learned * 2),
+        parts(learned * 2, 120, 200) + none(learned * 3),
+    ]
+    for stage in stages[1:]:
+        draw.shuffle(stage)
+    rows = [{name: row[name] for name in ("question", "context", "answers")} for stage in stages for row in stage]
+    write_rows(out / "train.jsonl", [row for row in rows if len(row["question"]) <= 80])  # a longer one leaves no room in a window
     write_rows(out / "test.jsonl", test)
 
 
+def listed(row: Row) -> Row | None:
+    """A question with its text's sentences and the number of the one that holds the answer; None where there is one sentence."""
+    places = [m.span() for m in re.finditer(r"\S.*?(?:[.?!](?=\s)|$)", row["context"], re.M)]
+    start = row["answers"]["answer_start"][0]
+    right = next((i for i, (a, b) in enumerate(places) if a <= start < b), None)
+    if right is None or len(places) < 2:
+        return None
+    return {"question": row["question"], "sentences": [row["context"][a:b] for a, b in places], "right": right}
+
+
 def similarity(raw: Path, out: Path) -> None:
-    """Pairs with the cosine that they should have: scored pairs, paraphrases, questions and statements that follow or not."""
+    """Pairs with the cosine that they should have: scored pairs, paraphrases, questions and statements that follow or not.
+
+    Beside the pairs of the test: the questions of ``qa``'s test with the sentences of their text, to put in order.
+    """
+    write_rows(out / "rerank.jsonl", [row for one in questions(raw, True) if (row := listed(one)) is not None])
     draw, rows = random.Random(7), list[tuple[str, str, float]]()
     tests = ko.sts(raw, test=True)
     rows += [(a, b, score / 5) for part in ko.sts(raw, test=False).values() for a, b, score in part] * 2

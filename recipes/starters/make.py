@@ -71,7 +71,7 @@ def export(starter: Starter, run: Path, prepared: Path, out: Path) -> Path:
         config["problem_type"] = problem
     head = "CausalLM" if adapter["task_type"] == "CAUSAL_LM" else HEADS[starter.task]  # a chat model answers questions too
     config["architectures"] = [_architecture(config, head)]
-    _write(folder / "config.json", config)
+    _write(folder / "config.json", config | starter.config)
     return folder
 
 
@@ -99,7 +99,7 @@ def export_whole(run: Path, folder: Path, starter: Starter) -> Path:
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     _write(folder / "config.json", {key: value for key, value in config.items() if key != "_name_or_path"} | {"dtype": "float16"})
     for path in run.iterdir():
-        if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "generation_config")):
+        if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "generation_config", "chat_template")):
             shutil.copy(path, folder)
     if starter.int8:
         from hunmin.auto import load
