@@ -115,7 +115,7 @@ STARTERS = [
             BODY.format("SQuAD's questions and paragraphs (without the place of the answer)"),
             "It always answers: it has not learned that a text may hold no answer.",
             "671 answers are labelled here, models marked 7,499 more; SQuAD's 88,000 are not here.",
-            "Six runs: marks of one model alone reached 51.0, 55.8, 56.6, 58.7 and 56.9 in five rounds; marks on which SmolLM2 agrees did better "
+            "Six runs: marks of the readers alone reached 51.0, 55.8, 56.6, 58.7 and 56.9 in five rounds; marks on which SmolLM2 agrees did better "
             "than more of them. The test rows have chosen among the runs.",
         ),
         failures=(

@@ -149,8 +149,13 @@ def marked(rows: Sequence[Row], mark: Mark, kept: float) -> list[Row]:
         if room[word] == 0:
             continue
         room[word] -= 1
-        out.append(row | {"context": row["sentence"], "answers": {"text": [row["sentence"][a:b]], "answer_start": [a]}})
+        out.append(answered(row, a, b))
     return out
+
+
+def answered(row: Row, a: int, b: int) -> Row:
+    """A row over its sentence alone, with the characters from ``a`` to ``b`` (excluded) as the answer."""
+    return row | {"context": row["sentence"], "answers": {"text": [row["sentence"][a:b]], "answer_start": [a]}}
 
 
 def confirmed(rows: Sequence[Row], mark: Mark) -> list[Row]:
@@ -163,9 +168,7 @@ def confirmed(rows: Sequence[Row], mark: Mark) -> list[Row]:
     pipe = pipeline("question-answering", model="starter-en/answers")
     said = pipe([{"question": row["question"], "context": row["sentence"]} for _, row, _, _ in good])
     return [
-        row | {"context": row["sentence"], "answers": {"text": [row["sentence"][a:b]], "answer_start": [a]}}
-        for (_, row, a, b), one in zip(good, said, strict=True)
-        if alike(row["sentence"][a:b], one["answer"]) >= ALIKE
+        answered(row, a, b) for (_, row, a, b), one in zip(good, said, strict=True) if alike(row["sentence"][a:b], one["answer"]) >= ALIKE
     ]
 
 
@@ -238,13 +241,12 @@ def qa(raw: Path, out: Path, recipes: Path = Path(__file__).parent) -> None:
     teachers = [taught(recipes, out, small, name, [f"seed={seed}"]) for name, seed in (("first", 7), ("second", 8))]
     found = [{name: row[name] for name in FIELDS} for row in marked(rows, marker(teachers), KEPT)]
     third = taught(recipes, out, [*small * 3, *found], "third", ["training.num_train_epochs=2", "training.learning_rate=1e-3"])
-    found = marked(rows, marker([third]), AGAIN)
-    readers: list[Path] = []
+    readers = [third]
     for name in ("fourth", "fifth"):
+        found = marked(rows, marker(readers[-1:]), AGAIN)
         how = [*LONG, "training.num_train_epochs=2", "training.learning_rate=1e-3"]
         readers.append(taught(recipes, out, together(found, learned), name, how))
-        found = marked(rows, marker(readers[-1:]), AGAIN)
-    found = confirmed(rows, marker(readers))
+    found = confirmed(rows, marker(readers[1:]))
     write_rows(out / "marked.jsonl", found)
     write_rows(out / "train.jsonl", together(found, learned))
 
