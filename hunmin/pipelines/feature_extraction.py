@@ -176,6 +176,15 @@ class SentenceSimilarityPipeline(FeatureExtractionPipeline):
         max_length: int | None = None,
         tokenize_kwargs: dict[str, Any] | None = None,
     ) -> list[BatchEncoding]:
+        source, others = self.compared(inputs)
+        options: dict[str, Any] = {"truncation": truncation, "max_length": max_length, "tokenize_kwargs": tokenize_kwargs}
+        rows = [super(SentenceSimilarityPipeline, self).preprocess(t, pooling=pooling, **options) for t in (source, *others)]
+        for row, text in zip(rows, (source, *others), strict=True):
+            row["text"], row["pair"] = text, not isinstance(inputs, dict)
+        return rows
+
+    def compared(self, inputs: Any) -> tuple[str, list[str]]:
+        """The text of an input and those that it is compared with. Raises InputError for another form."""
         pair = isinstance(inputs, list | tuple) and len(inputs) == 2
         source = inputs[0] if pair else inputs.get("source_sentence") if isinstance(inputs, dict) else None
         others = [inputs[1]] if pair else inputs.get("sentences") if isinstance(inputs, dict) else None
@@ -186,11 +195,7 @@ class SentenceSimilarityPipeline(FeatureExtractionPipeline):
                     'sentence-similarity에는 {"source_sentence": 텍스트, "sentences": [텍스트, …]}나 텍스트 쌍이 필요합니다.',
                 )
             )
-        options: dict[str, Any] = {"truncation": truncation, "max_length": max_length, "tokenize_kwargs": tokenize_kwargs}
-        rows = [super(SentenceSimilarityPipeline, self).preprocess(t, pooling=pooling, **options) for t in (source, *others)]
-        for row in rows:
-            row["pair"] = pair
-        return rows
+        return source, list(others)
 
     def _forward(self, batch: BatchEncoding, *, pooling: Pooling = "auto", normalize: bool | None = True) -> Rows:
         return super()._forward(batch, pooling=pooling, normalize=True)

@@ -8,7 +8,7 @@ import torch
 
 from hunmin.errors import InputError, say
 from hunmin.pipelines.base import Pipeline
-from hunmin.pipelines.feature_extraction import Pooling, SentenceSimilarityPipeline
+from hunmin.pipelines.feature_extraction import SentenceSimilarityPipeline
 from hunmin.pipelines.text_classification import Activation, TextClassificationPipeline
 from hunmin.text import BatchEncoding
 from hunmin.text.options import whole
@@ -31,9 +31,8 @@ def asked(inputs: Any) -> tuple[str, list[str]]:
 
 def ranked(scores: list[float], documents: list[str], top_k: Best) -> list[dict[str, Any]]:
     """``{"index", "score", "document"}`` of the best, the highest score first; all of them without ``top_k``."""
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])[
-        : 1 if top_k == "best" else None if top_k is None else whole("top_k", top_k, 1)
-    ]
+    count = len(scores) if top_k is None else 1 if top_k == "best" else whole("top_k", top_k, 1)
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])[:count]
     return [{"index": i, "score": scores[i], "document": documents[i]} for i in order]
 
 
@@ -68,25 +67,9 @@ class RerankPipeline(TextClassificationPipeline):
 class VectorRerankPipeline(SentenceSimilarityPipeline):
     """The same with an encoder that has no head: documents by the cosine of their vectors with the query's (a bi-encoder)."""
 
-    def is_single(self, inputs: Any) -> bool:
-        return isinstance(inputs, dict)
-
-    def preprocess(
-        self,
-        inputs: Any,
-        *,
-        pooling: Pooling = "auto",
-        truncation: bool = True,
-        max_length: int | None = None,
-        tokenize_kwargs: dict[str, Any] | None = None,
-    ) -> list[BatchEncoding]:
-        query, documents = asked(inputs)
-        options: dict[str, Any] = {"truncation": truncation, "max_length": max_length, "tokenize_kwargs": tokenize_kwargs}
-        rows = super().preprocess({"source_sentence": query, "sentences": documents}, pooling=pooling, **options)
-        for row, document in zip(rows[1:], documents, strict=True):
-            row["document"] = document
-        return rows
+    def compared(self, inputs: Any) -> tuple[str, list[str]]:
+        return asked(inputs)
 
     def postprocess(self, outputs: Any, *, top_k: Best = None, return_tensors: bool | str = False) -> Any:
         vectors = torch.stack([row["vectors"] for row in outputs]).float()
-        return ranked((vectors[1:] @ vectors[0]).tolist(), [row["document"] for row in outputs[1:]], top_k)
+        return ranked((vectors[1:] @ vectors[0]).tolist(), [row["text"] for row in outputs[1:]], top_k)
