@@ -264,6 +264,13 @@ def test_what_cannot_be_computed_is_refused_by_name(model_type: str, values: dic
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
+def test_an_encoder_that_shall_write_is_asked_for_as_a_decoder() -> None:
+    with pytest.raises(ConfigError, match="pass is_decoder=True"):
+        tiny("bert", AutoModelForCausalLM)
+    with pytest.raises(ConfigError, match="is_decoder=True"):
+        tiny("bert", AutoModelForMaskedLM, is_decoder=True)
+
+
 # ---------------------------------------------------------------- fresh weights and ties
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from hunmin.arch._arch import Arch, Head, refuse
 from hunmin.arch._heads import TOKENS, classifier, masked_lm, multiple_choice, span, tagger, width
 from hunmin.arch._rules import DERIVED, Config, Rules, under
+from hunmin.errors import ConfigError, say
 from hunmin.nn.heads import Pooler
 from hunmin.nn.model import Backbone
 from hunmin.nn.spec import FFN, Attn, Embed, Norm, Stack
@@ -98,8 +101,20 @@ def reader(head: Head) -> Head:
 
 
 def writer(head: Head, name: str) -> Head:
-    """The head of masked words as one that writes the next word: for ``is_decoder`` alone."""
-    return replace(head, name=name, build=lambda c: refuse(c, is_decoder=True) or head.build(c), tied="decoder." + TOKENS)
+    """The head of masked words as one that writes the next word. Raises ConfigError where tokens see those after them."""
+
+    def build(c: Config) -> nn.Module | None:
+        if not c["is_decoder"]:
+            kind = c["model_type"]
+            raise ConfigError(
+                say(
+                    f"{kind} writes texts only as a decoder, in which tokens do not see those after them: pass is_decoder=True.",
+                    f"{kind}은(는) 뒤 토큰을 보지 않는 디코더일 때만 글을 씁니다. is_decoder=True를 주세요.",
+                )
+            )
+        return head.build(c)
+
+    return replace(head, name=name, build=build, tied="decoder." + TOKENS)
 
 
 MASKED = masked_lm(
